@@ -1,0 +1,83 @@
+"""Files that are written whole or not at all, and read with a clear word where they are damaged."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minissl.backend import Array
+from minissl.errors import InputError
+
+
+def write_whole(path: str | Path, content: bytes | str) -> None:
+    """Write a file so that a crash or a full disk leaves either the old file or the new one, never a part.
+
+    The bytes go to a temporary neighbour, are forced to disk, and take the name in one step.
+    Raises InputError where the disk does not take them; the old file is then still there.
+    """
+    path = Path(path)
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: could not be written ({error.strerror}); what was there before is untouched") from error
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Write JSON, whole or not at all."""
+    write_whole(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """Read a JSON object. Raises InputError where the file is missing, not UTF-8, not JSON or not an object."""
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; is {path.parent} a folder that minissl or Hugging Face wrote?") from error
+    except (OSError, ValueError) as error:  # ValueError: JSON that does not parse, bytes that are not UTF-8
+        raise InputError(f"{path}: is not readable JSON ({error}); the file is damaged or of another format") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
+    return value
+
+
+def write_arrays(path: str | Path, arrays: dict[str, Array], metadata: dict[str, str] | None = None) -> None:
+    """Write named arrays as safetensors, whole or not at all."""
+    from safetensors.numpy import save
+
+    # safetensors 0.8 writes the buffer of a non-contiguous array as it lies in memory, which is another array
+    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_whole(path, save(plain, metadata=metadata))
+
+
+def read_arrays(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
+    """Read a safetensors file: its arrays and its metadata. Nothing is ever unpickled.
+
+    Raises InputError where the file is missing, truncated, damaged, or of a format that can run code.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file; is {path.parent} a folder that minissl or Hugging Face wrote?")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        raise InputError(f"{path}: is a pickle, which can run code and is never opened; convert it to safetensors first")
+    try:
+        with safe_open(str(path), framework="np") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
+        size = path.stat().st_size
+        raise InputError(f"{path}: not a whole safetensors file ({size} bytes; {error}); copy or train it again") from error

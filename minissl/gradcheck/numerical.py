@@ -1,0 +1,119 @@
+"""Numerical derivatives by central differences, and their comparison with a gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from minissl.backend import Array
+from minissl.gradcheck.report import ArgumentReport, Finding
+
+STEP = 2.0**-13  # about 1.2e-4: truncation ~ h⁴ = 2e-16, rounding ~ 1e-16/h = 1e-12
+FLOOR = 1e-3  # a gradient that is zero in theory (a key bias) is compared with this share of the largest one
+
+
+@dataclass
+class Probes:
+    """Numerical derivatives with respect to one array: at single entries and along whole random directions."""
+
+    entries: Array  # (n,) flat indices
+    at_entries: Array  # (n,)
+    directions: list[Array]  # each of the array's shape
+    along_directions: Array  # (len(directions),)
+
+    @property
+    def expected(self) -> Array:
+        """All derivatives in one vector, entries first."""
+        return np.concatenate([self.at_entries, self.along_directions])
+
+    def of(self, gradient: Array) -> Array:
+        """What `gradient` says about the same derivatives."""
+        along = [float(np.vdot(gradient, u)) for u in self.directions]
+        return np.concatenate([gradient.reshape(-1)[self.entries], along])
+
+    def largest(self) -> float:
+        """The largest finite derivative in size."""
+        return float(np.abs(self.expected, where=np.isfinite(self.expected), out=np.zeros(len(self.expected))).max(initial=0))
+
+
+def derivative(f: Callable[[float], Array], h: float) -> Array:
+    """f'(0) ≈ (8 (f(h) - f(-h)) - (f(2h) - f(-2h))) / 12h, whose error is h⁴/30 · f⁽⁵⁾ (Fornberg 1988, table 1)."""
+    with np.errstate(invalid="ignore"):  # ∞ - ∞ becomes NaN, and the comparison reports it
+        return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)
+
+
+def probe(f: Callable[[], Array], upstream: Array, x: Array, entries: Array, directions: list[Array]) -> Probes:
+    """Differentiate Σ upstream · f() with respect to x, which f reads and which is moved in place and put back.
+
+    The outputs are subtracted before they are summed, so that what x does not move adds no rounding error.
+    """
+    start = x.copy()
+
+    def moved(flat_index: int, t: float) -> Array:
+        x.flat[flat_index] = start.flat[flat_index] + t
+        return f()
+
+    def moved_along(direction: Array, t: float) -> Array:
+        x[...] = start + t * direction
+        return f()
+
+    at_entries = np.zeros(len(entries))
+    for n, i in enumerate(entries):
+        h = STEP * max(1.0, abs(float(start.flat[i])))
+        at_entries[n] = (upstream * derivative(lambda t, i=i: moved(i, t), h)).sum()  # type: ignore[misc]
+        x.flat[i] = start.flat[i]
+    along = np.zeros(len(directions))
+    for n, u in enumerate(directions):
+        along[n] = (upstream * derivative(lambda t, u=u: moved_along(u, t), STEP)).sum()  # type: ignore[misc]
+        x[...] = start
+    return Probes(entries, at_entries, directions, along)
+
+
+def compare(
+    name: str, gradient: Array, shape: tuple[int, ...], probes: Probes, largest: float, tolerance: float
+) -> tuple[ArgumentReport, Finding | None]:
+    """Compare the gradient of the argument `name`, an array of `shape`, with its numerical derivatives.
+
+    The relative error is max|got - expected| / max(max|expected|, max|got|, FLOOR · largest over all arguments).
+    """
+    numerical = np.full(shape, math.nan)
+    numerical.flat[probes.entries] = probes.at_entries
+
+    def record(error: float, cosine: float, index: tuple[int, ...] | None, got: float, want: float) -> ArgumentReport:
+        return ArgumentReport(name, shape, error, cosine, index, got, want, gradient, numerical)
+
+    def not_comparable(kind: str, message: str) -> tuple[ArgumentReport, Finding]:
+        return record(math.inf, math.nan, (), math.nan, math.nan), Finding(kind, name, message)
+
+    if gradient.shape != shape:
+        return not_comparable("wrong_shape", f"the gradient of {name} has shape {gradient.shape}; {name} has {shape}")
+    bad = np.argwhere(~np.isfinite(gradient))
+    if len(bad):
+        first = tuple(bad[0].tolist())
+        return not_comparable("not_finite", f"the gradient of {name} is {gradient[first]} at {first}")
+    got, expected = probes.of(gradient), probes.expected
+    if not np.isfinite(expected).all():
+        return not_comparable("not_finite", f"the forward pass is not finite where {name} is moved a little")
+    if len(expected) == 0:
+        return record(0.0, math.nan, (), math.nan, math.nan), None
+
+    difference = np.abs(got - expected)
+    worst = int(difference.argmax())
+    scale = max(float(np.abs(expected).max()), float(np.abs(got).max()), FLOOR * largest)
+    error = float(difference[worst]) / scale if scale else 0.0
+    norms = float(np.linalg.norm(got) * np.linalg.norm(expected))
+    cosine = float(got @ expected) / norms if norms else math.nan
+    index = None
+    if worst < len(probes.entries):
+        index = tuple(int(i) for i in np.unravel_index(probes.entries[worst], shape))
+    compared = record(error, cosine, index, float(got[worst]), float(expected[worst]))
+    return compared, None if error <= tolerance else _incorrect(compared)
+
+
+def _incorrect(a: ArgumentReport) -> Finding:
+    where = "along a random direction" if a.index is None else f"at {a.index}"
+    message = f"the gradient of {a.name} is wrong: {a.got:.6g} {where}, expected {a.expected:.6g}"
+    return Finding("incorrect", a.name, message)

@@ -1,0 +1,80 @@
+"""What a check found, as data and as a table to read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from minissl.backend import Array
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong. `argument` names the input or parameter; it is empty where the pair as a whole is meant.
+
+    Kinds: wrong_shape, not_finite, incorrect, mutated, nondeterministic, precision, vacuous.
+    """
+
+    kind: str
+    argument: str
+    message: str
+
+
+@dataclass(frozen=True)
+class ArgumentReport:
+    """How one argument's gradient compares with the numerical one.
+
+    `index` is where they differ most (None: along a random direction over the whole argument), with the two values
+    there in `got` and `expected`. `numerical` is NaN wherever no difference was taken.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    relative_error: float
+    cosine: float
+    index: tuple[int, ...] | None
+    got: float
+    expected: float
+    gradient: Array = field(repr=False)
+    numerical: Array = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Report:
+    """The outcome of a check: one record per argument, and what is wrong. Look at `ok`; a report itself is never false."""
+
+    arguments: dict[str, ArgumentReport]
+    findings: list[Finding]
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is wrong and the check could have failed."""
+        return not self.findings
+
+    @property
+    def relative_error(self) -> float:
+        """The worst over all arguments; infinite for a wrong shape or a value that is not finite."""
+        return max((a.relative_error for a in self.arguments.values()), default=math.nan)
+
+    def __str__(self) -> str:
+        """Lay the arguments out as a table, then say what is wrong."""
+        lines = [_row("argument", "shape", "rel. error", "cosine", "worst at", "got", "expected")]
+        lines += [_argument_row(a) for a in self.arguments.values()]
+        lines += [f"{f.kind}: {f.message}" for f in self.findings]
+        verdict = "ok" if self.ok else "FAILED"
+        count = len(self.arguments)
+        plural = "gradient" if count == 1 else "gradients"
+        lines.append(f"{verdict}: {count} {plural}, worst relative error {self.relative_error:.1e}, tolerance {self.tolerance:g}")
+        return "\n".join(lines)
+
+
+def _row(name: str, shape: str, error: str, cosine: str, index: str, got: str, expected: str) -> str:
+    return f"{name:<20} {shape:<16} {error:>10} {cosine:>10} {index:>14} {got:>14} {expected:>14}"
+
+
+def _argument_row(a: ArgumentReport) -> str:
+    index = "direction" if a.index is None else str(a.index)
+    return _row(
+        a.name, str(a.shape), f"{a.relative_error:.1e}", f"{a.cosine:.7f}", index, f"{a.got:.6g}", f"{a.expected:.6g}"
+    )

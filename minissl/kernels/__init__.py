@@ -1,0 +1,95 @@
+"""Which pair of functions runs when a module calls an op: the reference, a faster twin, or one's own.
+
+    layer_norm = op("layer_norm")
+    y, cache = layer_norm.forward(x, gain, bias, eps)
+    dx, dgain, dbias = layer_norm.backward(dy, cache)
+
+Twins give the reference's results in less time and are used where they apply; `reference_ops()` or the environment's
+`MINISSL_KERNELS=off` switches them all off. `replace_op` puts a pair of one's own in an op's place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from minissl import ops
+from minissl.backend import Array, array_module
+from minissl.errors import InputError
+from minissl.kernels import cpu
+
+
+class Pair(NamedTuple):
+    """A forward and its backward."""
+
+    forward: Callable[..., tuple[Array, Any]]
+    backward: Callable[..., Any]
+
+
+class Called(NamedTuple):
+    """A forward's cache together with the backward that understands it, whatever is switched on by then."""
+
+    backward: Callable[..., Any]
+    cache: Any
+
+
+_twins = {(name, "numpy"): Pair(forward, backward) for name, (forward, backward) in cpu.TWINS.items()}
+_replaced: dict[str, Pair] = {}
+_switch = {"twins": os.environ.get("MINISSL_KERNELS", "on") != "off"}
+
+
+class Op:
+    """One op by name. The pair is chosen at each forward, by the first array's library."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.reference = Pair(getattr(ops, f"{name}_forward"), getattr(ops, f"{name}_backward"))
+
+    def forward(self, x: Array, *args: Any) -> tuple[Array, Called]:
+        """Run the chosen forward and keep its backward beside its cache."""
+        pair = _replaced.get(self.name)
+        if pair is None:
+            pair = self.reference
+            if _switch["twins"]:
+                pair = _twins.get((self.name, array_module(x).__name__), pair)
+        y, cache = pair.forward(x, *args)
+        return y, Called(pair.backward, cache)
+
+    def backward(self, dy: Array, called: Called) -> Any:
+        """Run the backward that belongs to the forward that was called."""
+        return called.backward(dy, called.cache)
+
+
+def op(name: str) -> Op:
+    """Return the op `name`. Raises InputError for a name that `minissl.ops` does not have."""
+    if not hasattr(ops, f"{name}_forward"):
+        known = sorted(n.removesuffix("_forward") for n in ops.__all__ if n.endswith("_forward"))
+        raise InputError(f"no op named {name!r}; minissl.ops has: {', '.join(known)}")
+    return Op(name)
+
+
+@contextmanager
+def reference_ops() -> Iterator[None]:
+    """Run every op as `minissl/ops/` spells it, for the whole process, until the block ends."""
+    before = _switch["twins"]
+    _switch["twins"] = False
+    try:
+        yield
+    finally:
+        _switch["twins"] = before
+
+
+@contextmanager
+def replace_op(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> Iterator[None]:
+    """Let one's own pair stand in for op `name`, in every model of the process, until the block ends."""
+    before = _replaced.get(op(name).name)
+    _replaced[name] = Pair(forward, backward)
+    try:
+        yield
+    finally:
+        if before is None:
+            del _replaced[name]
+        else:
+            _replaced[name] = before

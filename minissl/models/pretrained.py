@@ -1,0 +1,152 @@
+"""What every model shares: a configuration, named weights, and folders that Hugging Face reads too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from minissl.backend import Array
+from minissl.errors import InputError
+from minissl.files import read_arrays, read_json, write_arrays, write_json
+from minissl.nn import Grads, Module, Param
+
+DTYPES = ("float32", "float64")
+
+
+class ModelOutput(dict[str, Any]):
+    """What a model returns, under Hugging Face's names: `out.loss` and `out["loss"]`."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Return the field. Raises AttributeError for one that this output does not have."""
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"this output has no {name!r}; it has: {', '.join(self)}") from None
+
+
+@dataclass
+class PreTrainedConfig:
+    """A configuration with Hugging Face's field names, read from and written to `config.json`."""
+
+    model_type: ClassVar[str]
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Build from a dictionary; fields that minissl does not use are passed over.
+
+        Raises InputError where it describes another family of models or a field has the wrong type.
+        """
+        given = values.get("model_type", cls.model_type)
+        if given != cls.model_type:
+            raise InputError(f"config: model_type {given!r} given, {cls.__name__} expects {cls.model_type!r}")
+        known = {f.name: f for f in fields(cls)}
+        chosen = {name: value for name, value in values.items() if name in known}
+        for name, value in chosen.items():
+            default = known[name].default
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not (number if isinstance(default, (int, float)) else isinstance(value, type(default))):
+                raise InputError(f"config: {name} is {value!r}, expected something like {default!r}")
+        return cls(**chosen)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Read `config.json` in a folder."""
+        return cls.from_dict(read_json(Path(folder) / "config.json"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, and the `model_type` by which others recognise them."""
+        return {"model_type": self.model_type, **asdict(self)}
+
+
+class PreTrainedModel(Module):
+    """A model with a configuration. `keys` turns minissl's parameter names into Hugging Face's state-dict keys."""
+
+    config_class: ClassVar[type[PreTrainedConfig]]
+    keys: ClassVar[tuple[tuple[str, str], ...]] = ()  # replaced one after another in every name
+    aliases: ClassVar[dict[str, str]] = {}  # second state-dict key of a tied weight -> its first
+    config: PreTrainedConfig
+
+    def __init__(self, config: PreTrainedConfig, seed: int = 0, dtype: str = "float32"):
+        raise NotImplementedError
+
+    def named_parameters(self) -> Iterator[tuple[str, Param]]:
+        """Yield (Hugging Face state-dict key, parameter), each parameter once."""
+        for name, param in super().named_parameters():
+            for ours, theirs in self.keys:
+                name = name.replace(ours, theirs)
+            yield name, param
+
+    def _with_aliases(self, named: dict[str, Array]) -> dict[str, Array]:
+        return named | {alias: named[key] for alias, key in self.aliases.items()}
+
+    def state_dict(self) -> dict[str, Array]:
+        """Hugging Face state-dict key -> weight, in Hugging Face's shape; tied weights stand under each of their keys."""
+        return self._with_aliases({key: param.data for key, param in self.named_parameters()})
+
+    def load_state_dict(self, weights: dict[str, Array]) -> None:
+        """Copy weights in, converted to this model's dtype; the aliases of tied weights may be absent.
+
+        Raises InputError naming the keys that are missing, unexpected or of another shape; nothing is loaded then.
+        """
+        params = dict(self.named_parameters())
+        missing = [key for key in params if key not in weights]
+        unexpected = [key for key in weights if key not in params and key not in self.aliases]
+        if missing or unexpected:
+            raise InputError(
+                f"{type(self).__name__}: weights do not fit; missing: {_some(missing)}; unexpected: {_some(unexpected)}"
+            )
+        for key, param in params.items():
+            if np.shape(weights[key]) != param.data.shape:
+                raise InputError(
+                    f"{type(self).__name__}: {key} has shape {np.shape(weights[key])}, the config expects {param.data.shape}"
+                )
+        for key, param in params.items():
+            param.data[...] = weights[key]
+
+    def astype(self, dtype: str) -> Self:
+        """Convert every weight to float32 or float64, in place."""
+        check_dtype(dtype)
+        for _, param in self.named_parameters():
+            param.data = param.data.astype(dtype)
+        return self
+
+    def named_gradients(self, grads: Grads) -> dict[str, Array]:
+        """Hugging Face state-dict key -> gradient; tied weights have one gradient under each of their keys."""
+        return self._with_aliases({key: grads[param] for key, param in self.named_parameters()})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, dtype: str = "float32") -> Self:
+        """Read `config.json` and `model.safetensors` of a folder.
+
+        Raises InputError where a file is missing or damaged, or the weights do not fit the configuration.
+        """
+        check_dtype(dtype)
+        weights, _ = read_arrays(Path(folder) / "model.safetensors")
+        model = cls(cls.config_class.from_pretrained(folder), dtype=dtype)
+        model.load_state_dict(model.select(weights))
+        return model
+
+    def select(self, weights: dict[str, Array]) -> dict[str, Array]:
+        """Choose this model's weights out of a larger model's file; a family overrides it for its prefixes."""
+        return weights
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors`, each whole or not at all; Hugging Face opens the folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", {"architectures": [type(self).__name__], **self.config.to_dict()})
+        weights = {key: param.data for key, param in self.named_parameters()}
+        write_arrays(folder / "model.safetensors", weights, {"format": "pt"})
+
+
+def check_dtype(dtype: str) -> None:
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} given, expected one of: {', '.join(DTYPES)}")
+
+
+def _some(keys: list[str], most: int = 4) -> str:
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "") or "none"

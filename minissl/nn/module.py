@@ -1,0 +1,115 @@
+"""`Param`, `Module` and `Grads`: who owns the weights, and who owns their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from minissl.backend import Array, array_module
+
+
+class Param:
+    """A trainable array. `decay` says whether weight decay applies: to matrices, not to biases and gains."""
+
+    def __init__(self, data: Array, decay: bool):
+        self.data = data
+        self.decay = decay
+
+
+class Module:
+    """Owns parameters and other modules, as plain attributes or lists of modules; their names are the attributes'."""
+
+    def children(self) -> Iterator[tuple[str, Param | Module]]:
+        """Yield (name, parameter or module) of this module alone, in the order in which they were set."""
+        for name, value in vars(self).items():
+            if isinstance(value, (Param, Module)):
+                yield name, value
+            elif isinstance(value, list):
+                yield from ((f"{name}.{i}", item) for i, item in enumerate(value) if isinstance(item, Module))
+
+    def named_parameters(self) -> Iterator[tuple[str, Param]]:
+        """Yield (dotted name, parameter), each parameter once: a tied one under the first of its names."""
+        seen: set[int] = set()
+        for name, param in self._walk(""):
+            if id(param) not in seen:
+                seen.add(id(param))
+                yield name, param
+
+    def _walk(self, prefix: str) -> Iterator[tuple[str, Param]]:
+        for name, child in self.children():
+            if isinstance(child, Param):
+                yield prefix + name, child
+            else:
+                yield from child._walk(f"{prefix}{name}.")
+
+    def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
+        """Yield (dotted name, module) for everything inside, innermost first, in the order of the forward pass."""
+        for name, child in self.children():
+            if isinstance(child, Module):
+                yield from child.named_modules(f"{prefix}{name}.")
+                yield prefix + name, child
+
+    def pack(self) -> Array:
+        """Move every parameter into one flat buffer (decayed ones first), which is returned; `data` become views.
+
+        One buffer lets the optimiser, the clipping and a checkpoint each be a single pass.
+        """
+        params = packing_order(self)
+        flat = array_module(params[0].data).concatenate([p.data.reshape(-1) for p in params])
+        for param, view in zip(params, _views(flat, params), strict=True):
+            param.data = view
+        return flat
+
+
+class Grads:
+    """A gradient for every parameter of a module: one flat buffer, laid out as `Module.pack` lays out the parameters."""
+
+    def __init__(self, module: Module):
+        params = packing_order(module)
+        first = params[0].data
+        self.flat: Array = array_module(first).zeros(sum(p.data.size for p in params), first.dtype)
+        self._views = {id(p): view for p, view in zip(params, _views(self.flat, params), strict=True)}
+        self._written: set[int] = set()
+
+    def add(self, param: Param, gradient: Array) -> None:
+        """Add to the parameter's gradient: a parameter used twice gets the sum of both."""
+        view = self._views[id(param)]
+        if id(param) in self._written:
+            view += gradient
+        else:  # the first addition overwrites what the step before left, which saves a pass that zeroes the buffer
+            view[...] = gradient
+            self._written.add(id(param))
+
+    def __getitem__(self, param: Param) -> Array:
+        """Return the parameter's gradient so far."""
+        view = self._views[id(param)]
+        if id(param) not in self._written:
+            view[...] = 0
+            self._written.add(id(param))
+        return view
+
+    def collect(self) -> Array:
+        """Return the flat buffer, with zeros for the parameters that nothing reached, and start afresh."""
+        for key, view in self._views.items():
+            if key not in self._written:
+                view[...] = 0
+        self._written.clear()
+        return self.flat
+
+
+def packing_order(module: Module) -> list[Param]:
+    """The parameters in the order of the flat buffer: those with weight decay first, so that each part is a slice."""
+    params = [p for _, p in module.named_parameters()]
+    return sorted(params, key=lambda p: not p.decay)
+
+
+def decayed_size(module: Module) -> int:
+    """How many numbers at the front of the flat buffer belong to parameters with weight decay."""
+    return sum(p.data.size for p in packing_order(module) if p.decay)
+
+
+def _views(flat: Array, params: list[Param]) -> Iterator[Any]:
+    start = 0
+    for param in params:
+        yield flat[start : start + param.data.size].reshape(param.data.shape)
+        start += param.data.size

@@ -1,0 +1,78 @@
+"""The transformer layer: attention and feed-forward, each with dropout, a residual connection and layer norm."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minissl.backend import Array
+from minissl.nn.attention import MultiHeadAttention
+from minissl.nn.feed_forward import FeedForward
+from minissl.nn.layers import Dropout, Init, LayerNorm
+from minissl.nn.module import Grads, Module
+
+
+class TransformerLayerCache(NamedTuple):
+    """The caches of the six steps, in forward's order."""
+
+    attention: Any
+    attention_dropout: Any
+    attention_norm: Any
+    feed_forward: Any
+    output_dropout: Any
+    output_norm: Any
+
+
+class TransformerLayer(Module):
+    """Post-norm, as in BERT:    a = LN(x + drop(attention(x))),  y = LN(a + drop(feed_forward(a))).
+
+    Pre-norm, as in ViT and GPT: a = x + drop(attention(LN(x))),  y = a + drop(feed_forward(LN(a))).
+    """
+
+    def __init__(
+        self, d: int, heads: int, d_ff: int, act: str, dropout: float, attention_dropout: float, eps: float, init: Init,
+        pre_norm: bool = False,
+    ):  # fmt: skip
+        self.attention = MultiHeadAttention(d, heads, attention_dropout, init)
+        self.attention_norm = LayerNorm(d, eps, init)
+        self.feed_forward = FeedForward(d, d_ff, act, init)
+        self.output_norm = LayerNorm(d, eps, init)
+        self.dropout = Dropout(dropout)
+        self.pre_norm = pre_norm
+
+    def forward(
+        self, x: Array, mask: Array | None = None, rng: np.random.Generator | None = None
+    ) -> tuple[Array, TransformerLayerCache]:
+        """x (B, T, D), boolean mask broadcast to (B, H, T, T) -> y (B, T, D)."""
+        if self.pre_norm:
+            h, norm1 = self.attention_norm.forward(x)
+            h, attention = self.attention.forward(h, mask, rng)
+            h, drop1 = self.dropout.forward(h, rng)
+            a = x + h
+            h, norm2 = self.output_norm.forward(a)
+            h, feed_forward = self.feed_forward.forward(h)
+            h, drop2 = self.dropout.forward(h, rng)
+            y = a + h
+        else:
+            h, attention = self.attention.forward(x, mask, rng)
+            h, drop1 = self.dropout.forward(h, rng)
+            a, norm1 = self.attention_norm.forward(x + h)
+            h, feed_forward = self.feed_forward.forward(a)
+            h, drop2 = self.dropout.forward(h, rng)
+            y, norm2 = self.output_norm.forward(a + h)
+        return y, TransformerLayerCache(attention, drop1, norm1, feed_forward, drop2, norm2)
+
+    def backward(self, dy: Array, cache: TransformerLayerCache, grads: Grads) -> Array:
+        """dy (B, T, D) -> dx (B, T, D). Where x splits into two paths, their gradients are added."""
+        if self.pre_norm:
+            dh = self.dropout.backward(dy, cache.output_dropout)
+            dh = self.feed_forward.backward(dh, cache.feed_forward, grads)
+            da = dy + self.output_norm.backward(dh, cache.output_norm, grads)
+            dh = self.dropout.backward(da, cache.attention_dropout)
+            dh = self.attention.backward(dh, cache.attention, grads)
+            return da + self.attention_norm.backward(dh, cache.attention_norm, grads)
+        dsum = self.output_norm.backward(dy, cache.output_norm, grads)
+        dh = self.dropout.backward(dsum, cache.output_dropout)
+        da = dsum + self.feed_forward.backward(dh, cache.feed_forward, grads)
+        dsum = self.attention_norm.backward(da, cache.attention_norm, grads)
+        dh = self.dropout.backward(dsum, cache.attention_dropout)
+        return dsum + self.attention.backward(dh, cache.attention, grads)  # type: ignore[no-any-return]

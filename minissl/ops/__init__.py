@@ -1,0 +1,71 @@
+"""The mathematics: each component a pair `name_forward`, `name_backward` of pure functions.
+
+    y, cache = name_forward(*arrays, ...)
+    dx, dweight, ... = name_backward(dy, cache)
+
+`dname` has the shape of `name`, and gradients come back in forward's argument order. Nothing that goes in is changed.
+Leading axes are free: every op works on the last axis (attention on the last two).
+"""
+
+from minissl.ops.activations import (
+    gelu_backward,
+    gelu_forward,
+    gelu_tanh_backward,
+    gelu_tanh_forward,
+    quick_gelu_backward,
+    quick_gelu_forward,
+    relu_backward,
+    relu_forward,
+    tanh_backward,
+    tanh_forward,
+)
+from minissl.ops.attention import attention_backward, attention_forward
+from minissl.ops.cross_entropy import (
+    cross_entropy_backward,
+    cross_entropy_forward,
+    masked_cross_entropy_backward,
+    masked_cross_entropy_forward,
+)
+from minissl.ops.dropout import dropout_backward, dropout_forward
+from minissl.ops.embedding import embedding_backward, embedding_forward, take_positions_backward, take_positions_forward
+from minissl.ops.erf import erf
+from minissl.ops.layer_norm import layer_norm_backward, layer_norm_forward
+from minissl.ops.linear import linear_backward, linear_forward
+from minissl.ops.regression import masked_l1_backward, masked_l1_forward, masked_mse_backward, masked_mse_forward
+from minissl.ops.softmax import softmax_backward, softmax_forward
+
+__all__ = [
+    "attention_backward",
+    "attention_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "dropout_backward",
+    "dropout_forward",
+    "embedding_backward",
+    "embedding_forward",
+    "erf",
+    "gelu_backward",
+    "gelu_forward",
+    "gelu_tanh_backward",
+    "gelu_tanh_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "linear_backward",
+    "linear_forward",
+    "masked_cross_entropy_backward",
+    "masked_cross_entropy_forward",
+    "masked_l1_backward",
+    "masked_l1_forward",
+    "masked_mse_backward",
+    "masked_mse_forward",
+    "quick_gelu_backward",
+    "quick_gelu_forward",
+    "relu_backward",
+    "relu_forward",
+    "softmax_backward",
+    "softmax_forward",
+    "take_positions_backward",
+    "take_positions_forward",
+    "tanh_backward",
+    "tanh_forward",
+]

@@ -1,0 +1,269 @@
+"""Corpora for pre-training: documents of sentences in reading order, split into a training and a held-out part.
+
+The format of a text is decided by its content, the first rule that fits:
+
+1. WikiText: lines ` = Title = ` begin documents.
+2. Markdown and reStructuredText: at least two headings (`# Title`, or a title underlined with === or ---).
+3. A book or play: at least two lines such as CHAPTER I, Part 2, ACT III, SCENE 1, or a Roman numeral alone.
+4. One sentence or paragraph on a line, blank lines between documents (BERT's own format).
+5. Otherwise blocks between blank lines are paragraphs (in a play: speeches), and neighbours form documents of about
+   GROUP_WORDS words. Very long lines are paragraphs even without blank lines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from minissl.errors import InputError
+from minissl.text.python_docs import docs_documents
+from minissl.text.sentences import count_words, split_sentences
+
+LEAST_WORDS = 200  # of a whole text: less leaves nothing to hold out
+GROUP_WORDS = 200  # of a document that is made of neighbouring paragraphs or short sections
+REPEAT_WORDS = 8  # a sentence this long that stands twice is a copy; shorter ones ("Yes, my lord.") may recur
+
+_STOPS = (".", "!", "?", "…", '"', "”", "'", ")", "。", "！", "？")
+_LONG_LINE = 200  # characters: no one wraps lines this wide
+_CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_WIKI_TITLE = re.compile(r"(?:\A|\n)\n* ?= ([^=\n].*) =(?=\n\n)")
+_WIKI_SPLIT = re.compile(r"(?:wiki\.)?(train|valid|test)\.(?:txt|tokens|raw)")
+_HEADING = re.compile(r"^#{1,6}[ \t]+(\S.*?)[ \t#]*$", re.M)
+_UNDERLINED = re.compile(r"^([^\W_].*)\n(?:={3,}|-{3,}|~{3,})[ \t]*$", re.M)
+_FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[ \t]*$|\Z)", re.M | re.S)
+_COMMENT = re.compile(r"<!--.*?-->", re.S)
+_TABLE_OR_RULE = re.compile(r"^[ \t]*(?:\|.*|[-*_=]{3,}[ \t]*|\[[^\]]+\]:.*)$", re.M)
+_BULLET = re.compile(r"^[ \t]*(?:[-*+]|\d{1,3}[.)]|>)[ \t]+", re.M)
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
+_INLINE = re.compile(r"(`+|\*\*?|__?)(?=\S)([^`*_\n]+?)(?<=\S)\1(?!\w)")
+_NUMBER = (
+    r"(?:[IVXLC]+|\d+|(?i:(?:the )?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|first|second|third"
+    r"|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|last)))"
+)
+_CHAPTER = re.compile(
+    rf"^[ \t]*((?:(?i:chapter|book|part|act|scene|canto|letter|stave|volume|section) {_NUMBER}\b.{{0,60}})"
+    r"|(?<=\n\n)(?:[IVXLC]+\.?)(?=[ \t]*\n\n))[ \t]*$",
+    re.M,
+)
+_GUTENBERG_START = re.compile(r"\A.*?^\*{3} ?START OF .*?\*{3}[ \t]*$", re.M | re.S)
+_GUTENBERG_END = re.compile(r"^(?:\*{3} ?END OF |End of (?:the )?Project Gutenberg).*\Z", re.M | re.S)
+_ILLUSTRATION = re.compile(r"\[(?:Illustration|Transcriber)[^\]]*\]")
+
+
+class Document(NamedTuple):
+    """A title and the sentences of one topic, in reading order."""
+
+    title: str
+    sentences: list[str]
+
+
+class Corpus(NamedTuple):
+    """Documents to train on and documents held out; `sha256` of all their text tells whether a corpus has changed."""
+
+    name: str
+    train: list[Document]
+    heldout: list[Document]
+    sha256: str
+
+    @property
+    def has_next_sentence_pairs(self) -> bool:
+        """Both parts have two documents of two sentences or more: a sentence that follows, and one from elsewhere."""
+        return all(sum(len(d.sentences) > 1 for d in part) > 1 for part in (self.train, self.heldout))
+
+
+def load_corpus(source: str | Path, *, heldout: float = 0.1, seed: int = 0) -> Corpus:
+    """Read the built-in corpus "docs", a UTF-8 text file, or every text file below a folder (see the module's rules).
+
+    Whole documents are held out, about `heldout` of the words; a text of one document holds out its last sentences.
+    WikiText's own folder keeps its own parts (train, valid). A sentence of REPEAT_WORDS or more stands in one part only.
+    Raises InputError for what cannot be read as text, and for less than LEAST_WORDS words.
+    """
+    if not 0 < heldout < 1:
+        raise InputError(f"heldout={heldout}: expected a share of the text between 0 and 1, such as 0.1")
+    path = Path(source)
+    if str(source) == "docs":
+        parts = [[Document(title, sentences) for title, sentences in docs_documents()]]
+    elif path.is_dir():
+        parts = _read_folder(path)
+    else:
+        parts = [_documents(_read_text(path), path.name)]
+    seen: set[str] = set()
+    parts = [_without_repeats(part, seen) for part in parts]
+    documents = [document for part in parts for document in part]
+    sentences = [sentence for document in documents for sentence in document.sentences]
+    words = sum(map(count_words, sentences))
+    if words < LEAST_WORDS or len(sentences) < 2:
+        raise InputError(
+            f"{source}: too short to train on: {words} words in {len(sentences)} sentences (repeats not counted); "
+            f"at least {LEAST_WORDS} words in 2 sentences are needed"
+        )
+    text = "\n\n".join("\n".join(document.sentences) for document in documents)
+    if len(parts) == 1 or not all(parts):
+        parts = _split(documents, heldout, seed)
+    return Corpus(path.name or str(source), parts[0], parts[1], hashlib.sha256(text.encode()).hexdigest())
+
+
+def _read_text(path: Path) -> str:
+    """Return the text of a file with Unix line ends and no byte-order mark, or raise InputError saying what it is."""
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file or folder; expected docs, a UTF-8 text file or a folder of them") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise InputError(f"{path}: this is UTF-16 text; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
+    control = _CONTROL.search(data)
+    if control:
+        raise InputError(f"{path}: not a text file: byte {control.start()} is {control[0][0]:#04x}; expected UTF-8 text")
+    try:
+        text = data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8: byte {error.start} is {data[error.start]:#04x}; "
+            "if it is Latin-1, re-encode it: iconv -f LATIN1 -t UTF-8"
+        ) from None
+    if not text.strip():
+        raise InputError(f"{path}: the file is empty; expected at least {LEAST_WORDS} words of text")
+    text = re.sub(r"\r\n?", "\n", text).replace("\f", "\n\n")
+    return re.sub(r"[ \t]+$", "", text, flags=re.M)
+
+
+def _read_folder(folder: Path) -> list[list[Document]]:
+    """Return all documents below `folder` as one part, or WikiText's own training and held-out parts."""
+    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    names = sorted((n for n in names if not any(part.startswith(".") for part in n.parts)), key=lambda n: n.as_posix())
+    texts = {}
+    for name in names:
+        data = (folder / name).read_bytes()
+        if data.strip() and (data.startswith((b"\xff\xfe", b"\xfe\xff")) or not _CONTROL.search(data)):
+            texts[name.as_posix()] = _read_text(folder / name)
+    if not texts:
+        raise InputError(f"{folder}: no text file below this folder (of {len(names)} files, all binary or empty)")
+    own = {}  # WikiText's parts; a README beside them is not one
+    for name, text in texts.items():
+        match = _WIKI_SPLIT.fullmatch(name)
+        if match and _WIKI_TITLE.search(text):
+            own[match[1]] = _documents(text, name)
+    if "train" in own and "valid" in own:
+        return [own["train"], own["valid"]]
+    if own:
+        return [[document for part in own.values() for document in part]]
+    return [[document for name, text in texts.items() for document in _documents(text, name)]]
+
+
+def _documents(text: str, name: str) -> list[Document]:
+    """Return the documents of one text by the first rule at the head of this file that fits."""
+    if _WIKI_TITLE.search(text):
+        text = re.sub(r" @([-,.])@ ", r"\1", text).replace("<unk>", "[UNK]")
+        text = re.sub(r"^ ?(?:= ){2,}.*(?: =){2,} ?$", "", text, flags=re.M)  # headings inside an article
+        return _group(_sections(text, _WIKI_TITLE, name, line_is_paragraph=True), 0)
+    text = _GUTENBERG_END.sub("", _GUTENBERG_START.sub("", text))
+    markdown = _UNDERLINED.sub(r"# \1", _FENCED.sub("", text))
+    if len(_HEADING.findall(markdown)) > 1:
+        return _group(_sections(_plain_markdown(markdown), _HEADING, name), GROUP_WORDS)
+    if len(_CHAPTER.findall(text)) > 1:
+        text = re.sub(r"\b_([^_]+)_\b", r"\1", _ILLUSTRATION.sub("", text))
+        return _group(_sections(text, _CHAPTER, name, drop_titles=True), GROUP_WORDS)
+    blocks = [block.split("\n") for block in _blocks(text)]
+    inner = [line for block in blocks for line in block[:-1]]
+    several = sum(len(block) > 1 for block in blocks)
+    if len(blocks) > 1 and 2 * several >= len(blocks) and sum(line.endswith(_STOPS) for line in inner) >= 0.8 * len(inner):
+        return _group(((f"{name} {i}", _sentences(block)) for i, block in enumerate(blocks, 1)), 0)
+    if len(text) > _LONG_LINE * sum(map(len, blocks)):
+        blocks = [[line] for block in blocks for line in block]
+    paragraphs = (" ".join(block) for block in blocks)
+    return _group(((f"{name} {i}", split_sentences(p)) for i, p in enumerate(paragraphs, 1)), GROUP_WORDS)
+
+
+def _blocks(text: str) -> list[str]:
+    """Return what stands between blank lines."""
+    return [block.strip("\n") for block in re.split(r"\n[ \t]*\n", text) if block.strip()]
+
+
+def _sentences(paragraphs: Iterable[str]) -> list[str]:
+    return [sentence for paragraph in paragraphs for sentence in split_sentences(paragraph)]
+
+
+def _sections(
+    text: str, title: re.Pattern[str], name: str, *, line_is_paragraph: bool = False, drop_titles: bool = False
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield (title, sentences) of the text before the first line that matches `title`, and after each.
+
+    `drop_titles` leaves out short paragraphs without a full stop: in a book these are titles and tables of contents.
+    """
+    starts = [(name, 0, 0), *((match[1], match.start(), match.end()) for match in title.finditer(text))]
+    ends = [start for _, start, _ in starts[1:]] + [len(text)]
+    for (heading, _, begin), end in zip(starts, ends, strict=True):
+        paragraphs = text[begin:end].split("\n") if line_is_paragraph else _blocks(text[begin:end])
+        if drop_titles:
+            paragraphs = [p for p in paragraphs if p.endswith(_STOPS) or count_words(p) > 12]
+        yield heading, _sentences(paragraphs)
+
+
+def _plain_markdown(text: str) -> str:
+    """Return Markdown without tables, rules, comments, bullets and inline markup; a bullet begins a paragraph."""
+    text = _BULLET.sub("\n", _TABLE_OR_RULE.sub("", _COMMENT.sub("", text)))
+    return _INLINE.sub(r"\2", _INLINE.sub(r"\2", _LINK.sub(r"\1", text)))
+
+
+def _group(sections: Iterable[tuple[str, list[str]]], least_words: int) -> list[Document]:
+    """Join neighbouring sections until each document has two sentences and `least_words` words."""
+    documents: list[Document] = []
+
+    def short(document: Document) -> bool:
+        return len(document.sentences) < 2 or sum(map(count_words, document.sentences)) < least_words
+
+    for title, sentences in sections:
+        if documents and short(documents[-1]):
+            documents[-1].sentences.extend(sentences)
+        elif sentences:
+            documents.append(Document(title, list(sentences)))
+    if len(documents) > 1 and short(documents[-1]):
+        last = documents.pop()
+        documents[-1].sentences.extend(last.sentences)
+    return documents
+
+
+def _without_repeats(documents: list[Document], seen: set[str]) -> list[Document]:
+    """Drop documents, and sentences of REPEAT_WORDS words or more, that are in `seen`; add the others to it."""
+    kept = []
+    for document in documents:
+        whole = "\n".join(document.sentences).casefold()
+        if whole in seen:
+            continue
+        seen.add(whole)
+        sentences = []
+        for sentence in document.sentences:
+            key = sentence.casefold()
+            if key not in seen or count_words(sentence) < REPEAT_WORDS:
+                sentences.append(sentence)
+            seen.add(key)
+        if sentences:
+            kept.append(Document(document.title, sentences))
+    return kept
+
+
+def _split(documents: list[Document], share: float, seed: int) -> list[list[Document]]:
+    """Return [train, heldout]: documents in an order drawn from `seed` are held out while they fit in the share."""
+    if len(documents) == 1:
+        title, sentences = documents[0]
+        count = min(max(1, round(share * len(sentences))), len(sentences) - 1)
+        return [[Document(title, sentences[:-count])], [Document(title, sentences[-count:])]]
+    words = [sum(map(count_words, document.sentences)) for document in documents]
+    least = 2 if len(documents) > 3 else 1  # next-sentence pairs need two documents in each part
+    chosen: set[int] = set()
+    room = share * sum(words)
+    for i in np.random.default_rng(seed).permutation(len(documents)).tolist():
+        if words[i] <= room and len(chosen) < len(documents) - least:
+            chosen.add(i)
+            room -= words[i]
+    smallest = sorted((i for i in range(len(documents)) if i not in chosen), key=lambda i: words[i])
+    chosen.update(smallest[: max(0, least - len(chosen))])
+    train = [document for i, document in enumerate(documents) if i not in chosen]
+    return [train, [document for i, document in enumerate(documents) if i in chosen]]
