@@ -1,1 +1,1 @@
-"""."""
+"""Comparisons with other libraries, as commands: never timed tests."""

@@ -10,14 +10,13 @@ import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
-from minissl.gradcheck.numerical import Probes, compare, probe
-from minissl.gradcheck.purity import changed_arrays, fingerprint
-from minissl.gradcheck.report import ArgumentReport, Finding, Report
+from minissl.gradcheck.numerical import choose_probes, judge, probe
+from minissl.gradcheck.purity import unchanged
+from minissl.gradcheck.report import Finding, Report
 
-EVERY_ENTRY = 4096  # up to this many entries of an argument, every one is differenced; above, a sample of them
+EVERY_ENTRY = 4096  # up to this many entries of an argument each one is differenced; of more, a sample
 SAMPLED_ENTRIES = 256
 DIRECTIONS = 4
-VACUOUS = 1e-9  # derivatives below this share of upstream · output are zero but for rounding
 
 Forward = Callable[..., Any]
 Backward = Callable[..., Any]
@@ -29,9 +28,9 @@ def check(
     """Call `y, cache = forward(**inputs)` and `backward(dy, cache)` with a random dy, and compare every gradient.
 
     Backward returns one gradient for each floating-point array in `inputs`, in order; a single one may come bare.
-    Everything runs in float64. Generators are copied before each call, so that every call draws the same numbers.
+    Everything runs in float64. A Generator is copied before each call, so that every call draws the same numbers.
 
-    Raises InputError where forward or backward does not return what this needs.
+    Raises InputError where forward or backward returns something else than that.
     """
     return check_pair(forward, backward, inputs, seed, tolerance, keeps_cache=True)
 
@@ -41,60 +40,91 @@ def check_pair(
 ) -> Report:
     """Do what `check` does. Without `keeps_cache`, backward may use its cache up, as a module's may."""
     rng = np.random.default_rng(seed)
-    values = {name: in_float64(value) for name, value in inputs.items()}
-    names = [name for name, value in values.items() if is_differentiable(value)]
+    values = fresh(inputs)
+    names = differentiable(values)
+    findings: list[Finding] = []
     y = output_of(forward, values)
     upstream = np.asarray(rng.standard_normal(y.shape))
-    gradients, findings = _run_twice(forward, backward, values, upstream, keeps_cache)
-
+    gradients = _analytic(forward, backward, values, upstream, keeps_cache, findings)
     probes = {}
-    for name, gradient in zip(names, gradients, strict=True):
-        entries, directions = choose_probes(values[name], gradient, rng)
-        probes[name] = probe(lambda: output_of(forward, values), upstream, values[name], entries, directions)
+    for name in names:
+        x = values[name]
+        where: tuple[Array, list[Array]] = np.arange(x.size), []
+        if x.size > EVERY_ENTRY:
+            where = choose_probes(x, gradients[name], SAMPLED_ENTRIES, DIRECTIONS, rng)
+        probes[name] = probe(lambda: output_of(forward, values), upstream, x, *where)
     scale = float(np.abs(upstream * y).max(initial=0))
-    shapes = {name: values[name].shape for name in names}
-    return judge(dict(zip(names, gradients, strict=True)), shapes, probes, scale, findings, tolerance)
+    return judge(gradients, probes, scale, findings, tolerance)
 
 
-def judge(
-    gradients: dict[str, Array],
-    shapes: dict[str, tuple[int, ...]],
-    probes: dict[str, Probes],
-    scale: float,
+def _analytic(
+    forward: Forward, backward: Backward, values: dict[str, Any], upstream: Array, keeps_cache: bool,
     findings: list[Finding],
-    tolerance: float,
-) -> Report:
-    """Compare each gradient with its probes; `scale` is the size of the quantity that was differentiated."""
-    largest = max((p.largest() for p in probes.values()), default=0.0)
-    arguments: dict[str, ArgumentReport] = {}
-    for name, gradient in gradients.items():
-        arguments[name], finding = compare(name, gradient, shapes[name], probes[name], largest, tolerance)
-        if finding is not None:
-            findings.append(finding)
-    if not arguments:
-        findings.append(Finding("vacuous", "", "there is no floating-point array among the inputs: nothing was checked"))
-    elif largest <= VACUOUS * scale:
-        message = "every true gradient is zero here, so a wrong backward pass could not show; choose other inputs"
-        findings.append(Finding("vacuous", "", message))
-    return Report(arguments, findings, tolerance)
+) -> dict[str, Array]:  # fmt: skip
+    """Return the gradients by name; note what is changed, not repeatable or not in float64."""
+    names = differentiable(values)
+    given, dy = fresh(values), upstream.copy()
+    with unchanged("forward", given, findings):
+        y, cache = pair_of(forward(**given))
+    if y.dtype != np.float64:
+        findings.append(Finding("precision", "", f"forward returned {y.dtype} for float64 inputs; where is the cast?"))
+    if output_of(forward, values).tobytes() != y.tobytes():
+        message = "two equal calls of forward differ; does it draw from np.random, not from an rng among its inputs?"
+        findings.append(Finding("nondeterministic", "", message))
+
+    watched = given | {"dy": dy} | ({"cache": cache} if keeps_cache else {})
+    with unchanged("backward", watched, findings):
+        first = as_arrays(backward(dy, cache), names)
+    for name, gradient in first.items():
+        if gradient.dtype != np.float64:
+            message = f"backward returned {gradient.dtype} for {name}, whose dtype is float64; where is the cast?"
+            findings.append(Finding("precision", name, message))
+    if not keeps_cache:
+        _, cache = pair_of(forward(**fresh(values)))
+    second = as_arrays(backward(upstream.copy(), cache), names)
+    mutated = any(f.kind == "mutated" for f in findings)  # which explains a second result that differs
+    for name in names:
+        if first[name].tobytes() != second[name].tobytes() and not mutated:
+            message = f"a second backward on the same cache gives another gradient of {name}"
+            findings.append(Finding("nondeterministic", name, message))
+    return first
 
 
-def in_float64(value: Any) -> Any:
-    """Copy a value; floating-point arrays become float64."""
+def fresh(inputs: dict[str, Any]) -> dict[str, Any]:
+    """Copy the inputs; floating-point arrays become float64."""
+    return {name: _fresh(value) for name, value in inputs.items()}
+
+
+def _fresh(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return np.array(value, np.float64 if value.dtype.kind == "f" else value.dtype)
     return copy.deepcopy(value)
 
 
-def is_differentiable(value: Any) -> bool:
-    """Whether backward owes this input a gradient."""
-    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+def differentiable(inputs: dict[str, Any]) -> list[str]:
+    """Name the inputs that backward owes a gradient: the floating-point arrays."""
+    return [name for name, value in inputs.items() if isinstance(value, np.ndarray) and value.dtype.kind == "f"]
 
 
-def gradient_list(returned: Any, names: list[str]) -> list[Any]:
-    """Bring what backward returned into one form: a list with a gradient for each of `names`.
+def output_of(forward: Forward, values: dict[str, Any]) -> Array:
+    """Return y of `forward`, called on copies of the values."""
+    return pair_of(forward(**fresh(values)))[0]
 
-    Raises InputError for any other number of gradients.
+
+def pair_of(returned: Any) -> tuple[Array, Any]:
+    """Return y as an array, and the cache. Raises InputError where forward did not return such a pair."""
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise InputError(f"forward returned {type(returned).__name__}, expected the pair (y, cache)")
+    y = np.asarray(returned[0])
+    if y.dtype.kind != "f":
+        raise InputError(f"forward returned a y of dtype {y.dtype}, expected floating point; is the order (y, cache)?")
+    return y, returned[1]
+
+
+def as_arrays(returned: Any, names: list[str]) -> dict[str, Array]:
+    """Return copies of the gradients that backward returned, by name.
+
+    Raises InputError for any other number of them than `names`, and for what is no array of numbers.
     """
     gradients = list(returned) if isinstance(returned, (tuple, list)) else [] if returned is None else [returned]
     if len(gradients) != len(names):
@@ -102,26 +132,7 @@ def gradient_list(returned: Any, names: list[str]) -> list[Any]:
             f"backward returned {len(gradients)} gradients, expected {len(names)} ({', '.join(names) or 'none'}): "
             "one for each floating-point array, in order; integers, booleans and scalars get none"
         )
-    return gradients
-
-
-def output_of(forward: Forward, values: dict[str, Any]) -> Array:
-    """Return y of `forward` on fresh copies of the values."""
-    return split(forward(**{name: in_float64(value) for name, value in values.items()}))[0]
-
-
-def split(returned: Any) -> tuple[Array, Any]:
-    """Return y as an array, and the cache. Raises InputError where forward returned something else than a pair."""
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        raise InputError(f"forward returned {type(returned).__name__}, expected the pair (y, cache)")
-    y = np.asarray(returned[0])
-    if y.dtype.kind != "f":
-        raise InputError(f"forward returned y with dtype {y.dtype}, expected floating point")
-    return y, returned[1]
-
-
-def choose_probes(x: Array, gradient: Any, rng: np.random.Generator) -> tuple[Array, list[Array]]:
-    """Choose every entry of a small array; of a large one the largest of the gradient, a sample, and directions."""
-    if x.size <= EVERY_ENTRY:
-        return np.arange(x.size), []
-    return sample_probes(x, gradient, SAMPLED_ENTRIES, DIRECTIONS, rng)
+    for name, gradient in zip(names, gradients, strict=True):
+        if not isinstance(gradient, (np.ndarray, np.generic, float)):
+            raise InputError(f"backward returned {type(gradient).__name__} for {name}, expected an array of its shape")
+    return {name: np.array(gradient) for name, gradient in zip(names, gradients, strict=True)}

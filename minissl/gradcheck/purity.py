@@ -1,9 +1,10 @@
-"""Fingerprints of arrays inside any nest of containers, to see whether a call changed what it was given."""
+"""Whether a call left alone what belongs to its caller."""
 
 from __future__ import annotations
 
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,41 +12,40 @@ import numpy as np
 from minissl.gradcheck.report import Finding
 
 
+@contextmanager
+def unchanged(who: str, watched: dict[str, Any], findings: list[Finding]) -> Iterator[None]:
+    """Add a finding for every watched value in which an array is changed before the block ends."""
+    before = {name: fingerprint(value, name) for name, value in watched.items()}
+    yield
+    for name, value in watched.items():
+        after = fingerprint(value, name)
+        changed = [path for path, bits in before[name].items() if after.get(path) != bits]
+        if changed:
+            message = f"{who} changed {', '.join(changed)}; others still need it, so work on a copy"
+            findings.append(Finding("mutated", name, message))
+
+
 def fingerprint(value: Any, name: str) -> dict[str, bytes]:
-    """Return a path (`cache.weights`) and the bits of every array in `value`: itself, a container or an object."""
-    return dict(_walk(value, name, set()))
+    """Return a path, such as `cache.weights`, and the bits of every array in a container or an object."""
+    return dict(_arrays(value, name, set()))
 
 
-def _walk(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, bytes]]:
+def _arrays(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, bytes]]:
     if isinstance(value, (np.ndarray, np.generic)):
-        yield path, str((value.shape, value.dtype)).encode() + value.tobytes()
+        yield path, f"{value.shape} {value.dtype}".encode() + value.tobytes()
         return
     if isinstance(value, (type, types.ModuleType)) or id(value) in seen:
         return
     seen.add(id(value))  # an object may refer back to its owner
-    children: list[tuple[str, Any]] = []
+    for child_path, child in _children(value, path):
+        yield from _arrays(child, child_path, seen)
+
+
+def _children(value: Any, path: str) -> list[tuple[str, Any]]:
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        children = [(f"{path}.{field}", item) for field, item in zip(value._fields, value, strict=True)]
-    elif isinstance(value, (tuple, list)):
-        children = [(f"{path}[{i}]", item) for i, item in enumerate(value)]
-    elif isinstance(value, dict):
-        children = [(f"{path}[{key!r}]", item) for key, item in value.items()]
-    elif hasattr(value, "__dict__"):
-        children = [(f"{path}.{key}", item) for key, item in vars(value).items()]
-    for child_path, child in children:
-        yield from _walk(child, child_path, seen)
-
-
-def call_unchanged(
-    function: Callable[..., Any], who: str, watched: dict[str, Any], findings: list[Finding], **arguments: Any
-) -> Any:
-    """Call `function(**arguments)` and add a finding for every watched array that the call changed."""
-    before = {name: fingerprint(value, name) for name, value in watched.items()}
-    result = function(**arguments)
-    for name, value in watched.items():
-        after = fingerprint(value, name)
-        changed = [path for path in before[name] if after.get(path) != before[name][path]]
-        if changed:
-            message = f"{who} changed {', '.join(changed)}, which belongs to its caller; work on a copy"
-            findings.append(Finding("mutated", name, message))
-    return result
+        return [(f"{path}.{field}", item) for field, item in zip(value._fields, value, strict=True)]
+    if isinstance(value, (tuple, list)):
+        return [(f"{path}[{i}]", item) for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        return [(f"{path}[{key!r}]", item) for key, item in value.items()]
+    return [(f"{path}.{key}", item) for key, item in getattr(value, "__dict__", {}).items()]

@@ -41,7 +41,7 @@ class ArgumentReport:
 
 @dataclass(frozen=True)
 class Report:
-    """The outcome of a check: one record per argument, and what is wrong. Look at `ok`; a report itself is never false."""
+    """One record per argument, and what is wrong. Ask `ok`: a report as such is always true."""
 
     arguments: dict[str, ArgumentReport]
     findings: list[Finding]
@@ -59,22 +59,17 @@ class Report:
 
     def __str__(self) -> str:
         """Lay the arguments out as a table, then say what is wrong."""
-        lines = [_row("argument", "shape", "rel. error", "cosine", "worst at", "got", "expected")]
-        lines += [_argument_row(a) for a in self.arguments.values()]
+        rows: list[tuple[str, ...]] = [("argument", "shape", "rel. error", "cosine", "worst at", "got", "expected")]
+        rows += [_row(a) for a in self.arguments.values()]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         lines += [f"{f.kind}: {f.message}" for f in self.findings]
         verdict = "ok" if self.ok else "FAILED"
-        count = len(self.arguments)
-        plural = "gradient" if count == 1 else "gradients"
-        lines.append(f"{verdict}: {count} {plural}, worst relative error {self.relative_error:.1e}, tolerance {self.tolerance:g}")
+        lines.append(f"{verdict}: worst relative error {self.relative_error:.1e}, tolerance {self.tolerance:g}")
         return "\n".join(lines)
 
 
-def _row(name: str, shape: str, error: str, cosine: str, index: str, got: str, expected: str) -> str:
-    return f"{name:<20} {shape:<16} {error:>10} {cosine:>10} {index:>14} {got:>14} {expected:>14}"
-
-
-def _argument_row(a: ArgumentReport) -> str:
+def _row(a: ArgumentReport) -> tuple[str, ...]:
     index = "direction" if a.index is None else str(a.index)
-    return _row(
-        a.name, str(a.shape), f"{a.relative_error:.1e}", f"{a.cosine:.7f}", index, f"{a.got:.6g}", f"{a.expected:.6g}"
-    )
+    got, expected = f"{a.got:.6g}", f"{a.expected:.6g}"
+    return a.name, str(a.shape), f"{a.relative_error:.1e}", f"{a.cosine:.6f}", index, got, expected

@@ -70,6 +70,16 @@ def op(name: str) -> Op:
     return Op(name)
 
 
+def twins() -> dict[tuple[str, str], Pair]:
+    """Every faster twin, by (op name, array library)."""
+    return dict(_twins)
+
+
+def enabled() -> bool:
+    """Whether twins are used at present."""
+    return _switch["twins"]
+
+
 @contextmanager
 def reference_ops() -> Iterator[None]:
     """Run every op as `minissl/ops/` spells it, for the whole process, until the block ends."""

@@ -13,13 +13,13 @@ from minissl.errors import InputError
 from minissl.kernels import op
 from minissl.models.pretrained import ModelOutput, PreTrainedConfig, PreTrainedModel, check_dtype
 from minissl.nn import Dropout, Embedding, Grads, Init, LayerNorm, Linear, Module, TransformerLayer, activation
+from minissl.pretext.mlm import IGNORE
 
 tanh = op("tanh")
 take_positions = op("take_positions")
 masked_cross_entropy = op("masked_cross_entropy")
 cross_entropy = op("cross_entropy")
 
-IGNORE = -100  # the masked-LM label of a position that is not asked about, as in Hugging Face
 
 PRESETS: dict[str, dict[str, int]] = {
     name: {

@@ -44,7 +44,7 @@ class HiddenMarkovModel:
                 f"initial {self.initial.shape}, transition {self.transition.shape}, emission {(Z, W)}: "
                 "expected (Z,), (Z, Z), (Z, W)"
             )
-        if W > len(SYLLABLES) ** 2:
+        if len(SYLLABLES) ** 2 < W:
             raise InputError(f"{W} words: at most {len(SYLLABLES) ** 2} words of two syllables exist")
         for name in ("initial", "transition", "emission"):
             rows = getattr(self, name)
@@ -53,7 +53,13 @@ class HiddenMarkovModel:
 
     @classmethod
     def random(
-        cls, seed: int = 0, states: int = 10, words: int = 150, stay: float = 0.7, onward: float = 0.25, peak: float = 12
+        cls,
+        seed: int = 0,
+        states: int = 8,
+        words: int = 100,
+        stay: float = 0.85,
+        onward: float = 0.1,
+        peak: float = 24.0,
     ) -> HiddenMarkovModel:
         """Draw a language; the defaults are the one of `minissl pretrain --data hmm`.
 
@@ -68,7 +74,7 @@ class HiddenMarkovModel:
         return cls(np.full(states, 1.0 / states), transition, weights / weights.sum(axis=1, keepdims=True))
 
     def tokens(self) -> list[str]:
-        """W pronounceable, distinct words in the order of their indices: the lines of `vocab.txt` after the specials."""
+        """W pronounceable, distinct words in the order of their ids: what follows SPECIAL_TOKENS in `vocab.txt`."""
         number = len(SYLLABLES)
         # A stride without a common factor visits every pair of syllables once, so neighbours do not look alike.
         pairs = [divmod(1009 * index % number**2, number) for index in range(self.emission.shape[1])]
@@ -77,11 +83,11 @@ class HiddenMarkovModel:
     def sample(self, rng: np.random.Generator, n: int, length: int) -> Array:
         """Draw n sentences of `length` words: word indices 0 … W-1, (n, length). Vocabulary ids are FIRST_WORD more."""
         u = rng.random((2, length, n))
-        states = np.empty((length, n), dtype=np.int64)
-        states[0] = _draw(self.initial[None], np.zeros(n, dtype=np.int64), u[0, 0])
-        for j in range(1, length):
-            states[j] = _draw(self.transition, states[j - 1], u[0, j])
-        return np.ascontiguousarray(_draw(self.emission, states, u[1]).T)
+        start, onward, emit = map(_steps, (self.initial[None], self.transition, self.emission))
+        states = np.zeros((length, n), dtype=np.int64)
+        for j in range(length):
+            states[j] = _draw(onward, states[j - 1], u[0, j]) if j else _draw(start, states[0], u[0, 0])
+        return np.ascontiguousarray(_draw(emit, states, u[1]).T)
 
     def posterior(self, visible: Any, chosen: Any, rate: float = 0.15) -> Array:
         """p(x_i | visible, i is chosen), (M, W) float64, for the M positions with `chosen`, in the order of np.nonzero.
@@ -93,7 +99,7 @@ class HiddenMarkovModel:
         """
         visible, chosen = np.asarray(visible), np.asarray(chosen, dtype=bool)
         if visible.ndim != 2 or chosen.shape != visible.shape or visible.shape[1] == 0:
-            raise InputError(f"visible {visible.shape} and chosen {chosen.shape}: expected one shape (sentences, words)")
+            raise InputError(f"visible {visible.shape} and chosen {chosen.shape}: expected one (sentences, words)")
         Z, W = self.emission.shape
         require_ids(visible, FIRST_WORD + W, "visible")
         k = int(number_to_mask(visible.shape[1], rate))
@@ -107,7 +113,10 @@ class HiddenMarkovModel:
         context = (before * after[:, :, ::-1]).sum(axis=2).transpose(1, 0, 2)[chosen]  # (M, Z)
         total = context.sum(axis=1, keepdims=True)
         if not np.all(total > 0):
-            raise InputError(f"visible: impossible with {k} of {visible.shape[1]} words chosen; is it another language's?")
+            raise InputError(
+                f"visible: no sentence of this language with {k} of {visible.shape[1]} words chosen; "
+                "was it masked at another rate, or are [CLS] and [SEP] still in it?"
+            )
         p = (context / total) @ self.emission
         seen, lift = visible[chosen], 1.0 + KEPT / blind[chosen]  # p(y | w, chosen) is `lift` times larger where w is y
         rows = np.flatnonzero(seen >= FIRST_WORD)
@@ -123,9 +132,11 @@ class HiddenMarkovModel:
         chosen = labels != IGNORE
         k = number_to_mask(labels.shape[-1], rate)
         if np.any(chosen.sum(axis=-1) != k):
-            raise InputError(f"labels: expected {k} chosen words in every sentence; was another rate used to mask them?")
+            raise InputError(f"labels: expected {k} chosen words in every sentence; were they masked at another rate?")
+        words = labels[chosen] - FIRST_WORD
+        require_ids(words, self.emission.shape[1], "labels, less the special tokens")
         p = self.posterior(visible, chosen, rate)
-        return float(-np.log(p[np.arange(len(p)), labels[chosen] - FIRST_WORD]).mean())
+        return float(-np.log(p[np.arange(len(p)), words]).mean())
 
     def _before(self, not_chosen: Array, chosen: Array, k: int) -> Array:
         """(T, n, k, Z) ∝ p(z_j, m of the positions before j chosen, y before j), for m = 0 … k-1."""
@@ -159,8 +170,13 @@ def _scaled(message: Array) -> Array:
     return message / np.where(total > 0, total, 1.0)
 
 
-def _draw(probabilities: Array, row: Array, u: Array) -> Array:
-    """Draw from the categorical distribution in `probabilities[row]` for each uniform u in [0, 1)."""
-    rows, number = probabilities.shape
-    steps = np.cumsum(probabilities, axis=1) + np.arange(rows)[:, None]  # row r climbs from r to r + 1
-    return np.minimum(np.searchsorted(steps.ravel(), row + u, side="right") - row * number, number - 1)
+def _steps(probabilities: Array) -> Array:
+    """Cumulative sums, those of row r raised by r: one staircase, in which a single search finds a row's category."""
+    return np.asarray(np.cumsum(probabilities, axis=1) + np.arange(len(probabilities))[:, None])
+
+
+def _draw(steps: Array, row: Array, u: Array) -> Array:
+    """The category that each uniform u in [0, 1) meets in its `row` of the staircase."""
+    number = steps.shape[1]
+    category = np.searchsorted(steps.ravel(), row + u, side="right") - row * number
+    return np.asarray(np.minimum(category, number - 1))  # the last one, should rounding overshoot

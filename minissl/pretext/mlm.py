@@ -14,7 +14,7 @@ MASKED, RANDOM, KEPT = 0.8, 0.1, 0.1  # what happens to a chosen position
 
 
 def number_to_mask(maskable: Any, rate: float = 0.15) -> Any:
-    """max(1, round(rate · n)) for n maskable positions (a number or an array); an exact half goes to the even number."""
+    """max(1, round(rate · n)) for n maskable positions, a number or an array; exact halves round to even."""
     if not 0.0 < rate <= 1.0:
         raise InputError(f"masking rate {rate}: expected a share in (0, 1], such as 0.15; was it meant in per cent?")
     return np.maximum(1, np.rint(rate * np.asarray(maskable))).astype(np.int64)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ def make_pairs(
     """One pass over the corpus as `[CLS] A [SEP] B [SEP]`, half with label 0, half with label 1; cuts vary with `rng`.
 
     A sentence longer than a sequence is cut into parts. A document of one sentence has nothing that follows and is
-    left out. Where one document is more than half of the corpus, some B of the others stand in several pairs.
+    left out. Where one document is more than half of the corpus, the B's of the others are negatives more than once.
 
     Raises InputError for seq_len < 8, ids that are no integers, fewer than two documents of two sentences.
     """
@@ -61,7 +62,7 @@ def make_pairs(
     length_b = np.minimum(length_b, np.maximum(room - length_a, room // 4))  # B loses its end,
     length_a = np.minimum(length_a, room - length_b)  # A its beginning: what meets stays whole
 
-    chunk, partner, negative = _couples(length_b, document, rng)
+    chunk, partner, negative = _partners(length_b, document, rng)
     order = rng.permutation(len(chunk))
     chunk, partner, negative = chunk[order], partner[order], negative[order]
     length_b = np.minimum(length_b[chunk], length_b[partner])
@@ -119,7 +120,7 @@ def _chunks(documents: Documents, room: int, least: int, rng: np.random.Generato
     ids, starts, document_starts = _flatten(documents, room)
     start, coin = starts.tolist(), rng.random(len(starts)).tolist()
     chunks = []
-    for document, (begin, end) in enumerate(zip(document_starts[:-1].tolist(), document_starts[1:].tolist(), strict=True)):
+    for document, (begin, end) in enumerate(pairwise(document_starts.tolist())):
         first = stop = begin
         while stop < end and end - begin >= least:
             first = min(first, end - least)  # a single last sentence takes the one before it along
@@ -130,22 +131,60 @@ def _chunks(documents: Documents, room: int, least: int, rng: np.random.Generato
     return ids, starts, np.array(chunks, dtype=np.int64).reshape(-1, 3)
 
 
-def _couples(length: Array, document: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """Give each chunk a partner of another document, and say which half of the couples exchange B.
+def _couples(length: Array, document: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Join chunks of different documents and about equal length: couples (2, n), and the chunks without a partner.
 
-    Returns chunk, partner, negative (N,). Couples are sought among neighbours in order of B's length first, then in
-    ever larger blocks: sorted by document, the two halves of a block hold different documents, place by place, unless
-    one document is more than half of it. What then remains borrows B's from chunks that have a partner already.
+    Partners are sought among neighbours in order of length first, then in ever larger blocks of that order. With a
+    block sorted by document, its halves hold different documents, place by place, unless one document is more than
+    half of it; so only such a document's chunks (and an odd one) remain.
     """
     left = rng.permutation(len(length))
-    chunk, partner, negative = [], [], []
+    couples, size, blocks = [], 2, 2
+    while len(left) > 1 and blocks > 1:
+        size = min(size, len(left) // 2 * 2)
+        blocks = len(left) // size
+        left = left[np.argsort(length[left], kind="stable")]
+        left = left[np.lexsort((document[left], np.arange(len(left)) // size))]
+        halves = left[: blocks * size].reshape(blocks, 2, size // 2).swapaxes(0, 1).reshape(2, -1)
+        apart = document[halves[0]] != document[halves[1]]
+        couples.append(halves[:, apart])
+        left = np.concatenate([halves[:, ~apart].ravel(), left[blocks * size :]])
+        size *= 2
+    return np.concatenate(couples, axis=1), left
 
-    def add(mine: Array, theirs: Array, exchanged: bool) -> None:
-        swap = rng.permutation(len(mine)) % 2 == 1
-        chunk.extend([mine, theirs] if exchanged else [mine])
-        partner.extend([theirs, mine] if exchanged else [theirs])
-        negative.extend([swap, swap] if exchanged else [swap])
 
-    size, whole = 2, 0
-    while len(left) > 1 and size
-    return chunk, partner, negative
+def _partners(length: Array, document: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:
+    """For each of N pairs: the chunk of A, its partner in another document, whether B comes from the partner."""
+    (one, other), single = _couples(length, document, rng)
+    lender = single.copy()  # a chunk that has a partner of its own already, and a B of about the right length
+    for name in np.unique(document[single]):
+        mine = np.flatnonzero(document[single] == name)
+        drawn = rng.choice(np.flatnonzero(document != name), len(mine))
+        in_order = mine[np.argsort(length[single[mine]], kind="stable")]
+        lender[in_order] = drawn[np.argsort(length[drawn], kind="stable")]
+    # Exactly half of each; of an odd number, now and then the larger half.
+    exchange, borrow = ((rng.permutation(n) + rng.integers(2)) % 2 == 1 for n in (len(one), len(single)))
+    return (
+        np.concatenate([one, other, single]),
+        np.concatenate([other, one, lender]),
+        np.concatenate([exchange, exchange, borrow]),
+    )
+
+
+def _layout(
+    ids: Array, segments: list[tuple[Array, Array]], seq_len: int, cls_id: int, sep_id: int, pad_id: int
+) -> Pairs:
+    """Write each row's segments, given as (begins in ids, lengths), behind [CLS], each followed by [SEP]."""
+    N = len(segments[0][0])
+    input_ids = np.full((N, seq_len), pad_id, dtype=np.int32)
+    token_type_ids = np.zeros((N, seq_len), dtype=np.int8)
+    input_ids[:, 0] = cls_id
+    used = np.ones(N, dtype=np.int64)
+    for kind, (begins, lengths) in enumerate(segments):
+        ends = used + lengths
+        for row, (begin, left, right) in enumerate(zip(begins.tolist(), used.tolist(), ends.tolist(), strict=True)):
+            input_ids[row, left:right] = ids[begin : begin + right - left]
+            token_type_ids[row, left : right + 1] = kind
+        input_ids[np.arange(N), ends] = sep_id
+        used = ends + 1
+    return Pairs(input_ids, token_type_ids, np.arange(seq_len) < used[:, None], None)

@@ -3,8 +3,9 @@
 The format of a text is decided by its content, the first rule that fits:
 
 1. WikiText: lines ` = Title = ` begin documents.
-2. Markdown and reStructuredText: at least two headings (`# Title`, or a title underlined with === or ---).
-3. A book or play: at least two lines such as CHAPTER I, Part 2, ACT III, SCENE 1, or a Roman numeral alone.
+2. Markdown and reStructuredText: headings (`# Title`, or a title underlined with === or ---) begin documents.
+3. A book or play: lines such as CHAPTER I, Part 2, ACT III, SCENE 1, or a Roman numeral alone, begin documents.
+   Where headings or chapters give fewer than LEAST_SECTIONS documents, the next rules divide the text.
 4. One sentence or paragraph on a line, blank lines between documents (BERT's own format).
 5. Otherwise blocks between blank lines are paragraphs (in a play: speeches), and neighbours form documents of about
    GROUP_WORDS words. Very long lines are paragraphs even without blank lines.
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,29 +27,30 @@ from minissl.text.sentences import count_words, split_sentences
 
 LEAST_WORDS = 200  # of a whole text: less leaves nothing to hold out
 GROUP_WORDS = 200  # of a document that is made of neighbouring paragraphs or short sections
+LEAST_SECTIONS = 4  # fewer headings or chapters give too few documents: two to train on, two to hold out
 REPEAT_WORDS = 8  # a sentence this long that stands twice is a copy; shorter ones ("Yes, my lord.") may recur
 
 _STOPS = (".", "!", "?", "…", '"', "”", "'", ")", "。", "！", "？")
 _LONG_LINE = 200  # characters: no one wraps lines this wide
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")  # its byte-order marks
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _WIKI_TITLE = re.compile(r"(?:\A|\n)\n* ?= ([^=\n].*) =(?=\n\n)")
 _WIKI_SPLIT = re.compile(r"(?:wiki\.)?(train|valid|test)\.(?:txt|tokens|raw)")
 _HEADING = re.compile(r"^#{1,6}[ \t]+(\S.*?)[ \t#]*$", re.M)
-_UNDERLINED = re.compile(r"^([^\W_].*)\n(?:={3,}|-{3,}|~{3,})[ \t]*$", re.M)
-_FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1[ \t]*$|\Z)", re.M | re.S)
-_COMMENT = re.compile(r"<!--.*?-->", re.S)
-_TABLE_OR_RULE = re.compile(r"^[ \t]*(?:\|.*|[-*_=]{3,}[ \t]*|\[[^\]]+\]:.*)$", re.M)
+_UNDERLINED = re.compile(r"^([^\W_].*)\n(?:={3,}|-{3,}|~{3,})$", re.M)
+_FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1$|\Z)", re.M | re.S)
+_TAG = re.compile(r"<!--.*?-->|</?[a-zA-Z][^>\n]*>", re.S)
+_TABLE_OR_RULE = re.compile(r"^[ \t]*(?:\|.*|[-*_=]{3,}|\[[^\]]+\]:.*)$", re.M)
 _BULLET = re.compile(r"^[ \t]*(?:[-*+]|\d{1,3}[.)]|>)[ \t]+", re.M)
 _LINK = re.compile(r"!?\[([^\]]*)\]\([^)]*\)")
-_INLINE = re.compile(r"(`+|\*\*?|__?)(?=\S)([^`*_\n]+?)(?<=\S)\1(?!\w)")
+_INLINE = re.compile(r"(?<![\w*`])(`+|\*\*?|__?)(?=\S)([^`*_\n]+?)(?<=\S)\1(?!\w)")
 _NUMBER = (
     r"(?:[IVXLC]+|\d+|(?i:(?:the )?(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|first|second|third"
     r"|fourth|fifth|sixth|seventh|eighth|ninth|tenth|eleventh|twelfth|last)))"
 )
+_PART = "Chapter|Book|Part|Act|Scene|Canto|Letter|Stave|Volume"
 _CHAPTER = re.compile(
-    rf"^[ \t]*((?:(?i:chapter|book|part|act|scene|canto|letter|stave|volume|section) {_NUMBER}\b.{{0,60}})"
-    r"|(?<=\n\n)(?:[IVXLC]+\.?)(?=[ \t]*\n\n))[ \t]*$",
-    re.M,
+    rf"^([ \t]*(?:{_PART}|{_PART.upper()}) {_NUMBER}\b.{{0,60}}|(?:\A|(?<=\n\n))[ \t]*[IVXLC]+\.?(?=\n\n))$", re.M
 )
 _GUTENBERG_START = re.compile(r"\A.*?^\*{3} ?START OF .*?\*{3}[ \t]*$", re.M | re.S)
 _GUTENBERG_END = re.compile(r"^(?:\*{3} ?END OF |End of (?:the )?Project Gutenberg).*\Z", re.M | re.S)
@@ -80,7 +82,7 @@ def load_corpus(source: str | Path, *, heldout: float = 0.1, seed: int = 0) -> C
     """Read the built-in corpus "docs", a UTF-8 text file, or every text file below a folder (see the module's rules).
 
     Whole documents are held out, about `heldout` of the words; a text of one document holds out its last sentences.
-    WikiText's own folder keeps its own parts (train, valid). A sentence of REPEAT_WORDS or more stands in one part only.
+    WikiText's own folder keeps its own parts (train, valid). Sentences of REPEAT_WORDS or more stand in one part only.
     Raises InputError for what cannot be read as text, and for less than LEAST_WORDS words.
     """
     if not 0 < heldout < 1:
@@ -91,7 +93,7 @@ def load_corpus(source: str | Path, *, heldout: float = 0.1, seed: int = 0) -> C
     elif path.is_dir():
         parts = _read_folder(path)
     else:
-        parts = [_documents(_read_text(path), path.name)]
+        parts = [_documents(_decode(_read_bytes(path), path), path.name)]
     seen: set[str] = set()
     parts = [_without_repeats(part, seen) for part in parts]
     documents = [document for part in parts for document in part]
@@ -99,7 +101,7 @@ def load_corpus(source: str | Path, *, heldout: float = 0.1, seed: int = 0) -> C
     words = sum(map(count_words, sentences))
     if words < LEAST_WORDS or len(sentences) < 2:
         raise InputError(
-            f"{source}: too short to train on: {words} words in {len(sentences)} sentences (repeats not counted); "
+            f"{source}: too short to train on: found {words} words, {len(sentences)} sentence(s), repeats not counted; "
             f"at least {LEAST_WORDS} words in 2 sentences are needed"
         )
     text = "\n\n".join("\n".join(document.sentences) for document in documents)
@@ -108,19 +110,22 @@ def load_corpus(source: str | Path, *, heldout: float = 0.1, seed: int = 0) -> C
     return Corpus(path.name or str(source), parts[0], parts[1], hashlib.sha256(text.encode()).hexdigest())
 
 
-def _read_text(path: Path) -> str:
-    """Return the text of a file with Unix line ends and no byte-order mark, or raise InputError saying what it is."""
+def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file or folder; expected docs, a UTF-8 text file or a folder of them") from None
+        raise InputError(f"{path}: no such file or folder; expected docs, a text file or a folder of them") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+
+
+def _decode(data: bytes, path: Path) -> str:
+    """Return a file's text with Unix line ends and no byte-order mark, or raise InputError saying what the file is."""
+    if data.startswith(_UTF16):
         raise InputError(f"{path}: this is UTF-16 text; save it as UTF-8 (iconv -f UTF-16 -t UTF-8)")
     control = _CONTROL.search(data)
     if control:
-        raise InputError(f"{path}: not a text file: byte {control.start()} is {control[0][0]:#04x}; expected UTF-8 text")
+        raise InputError(f"{path}: not a text file: byte {control.start()} is {control[0][0]:#04x}; expected UTF-8")
     try:
         text = data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -136,17 +141,18 @@ def _read_text(path: Path) -> str:
 
 def _read_folder(folder: Path) -> list[list[Document]]:
     """Return all documents below `folder` as one part, or WikiText's own training and held-out parts."""
-    names = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
-    names = sorted((n for n in names if not any(part.startswith(".") for part in n.parts)), key=lambda n: n.as_posix())
+    paths = [path for path in folder.rglob("*") if path.is_file()]
     texts = {}
-    for name in names:
-        data = (folder / name).read_bytes()
-        if data.strip() and (data.startswith((b"\xff\xfe", b"\xfe\xff")) or not _CONTROL.search(data)):
-            texts[name.as_posix()] = _read_text(folder / name)
+    for path in paths:
+        name = path.relative_to(folder).as_posix()
+        if not re.search(r"(?:^|/)\.", name):  # not hidden
+            data = _read_bytes(path)
+            if data.strip() and (data.startswith(_UTF16) or not _CONTROL.search(data)):
+                texts[name] = _decode(data, path)
     if not texts:
-        raise InputError(f"{folder}: no text file below this folder (of {len(names)} files, all binary or empty)")
+        raise InputError(f"{folder}: no text file below this folder ({len(paths)} files, all hidden, binary or empty)")
     own = {}  # WikiText's parts; a README beside them is not one
-    for name, text in texts.items():
+    for name, text in sorted(texts.items()):
         match = _WIKI_SPLIT.fullmatch(name)
         if match and _WIKI_TITLE.search(text):
             own[match[1]] = _documents(text, name)
@@ -154,31 +160,42 @@ def _read_folder(folder: Path) -> list[list[Document]]:
         return [own["train"], own["valid"]]
     if own:
         return [[document for part in own.values() for document in part]]
-    return [[document for name, text in texts.items() for document in _documents(text, name)]]
+    return [[document for name, text in sorted(texts.items()) for document in _documents(text, name)]]
 
 
 def _documents(text: str, name: str) -> list[Document]:
     """Return the documents of one text by the first rule at the head of this file that fits."""
     if _WIKI_TITLE.search(text):
         text = re.sub(r" @([-,.])@ ", r"\1", text).replace("<unk>", "[UNK]")
-        text = re.sub(r"^ ?(?:= ){2,}.*(?: =){2,} ?$", "", text, flags=re.M)  # headings inside an article
-        return _group(_sections(text, _WIKI_TITLE, name, line_is_paragraph=True), 0)
+        text = re.sub(r"^ ?(?:= ){2,}.*(?: =){2,}$", "", text, flags=re.M)  # headings inside an article
+        return _group(_sections(text, _WIKI_TITLE, name, str.splitlines), 0)
     text = _GUTENBERG_END.sub("", _GUTENBERG_START.sub("", text))
     markdown = _UNDERLINED.sub(r"# \1", _FENCED.sub("", text))
     if len(_HEADING.findall(markdown)) > 1:
-        return _group(_sections(_plain_markdown(markdown), _HEADING, name), GROUP_WORDS)
-    if len(_CHAPTER.findall(text)) > 1:
-        text = re.sub(r"\b_([^_]+)_\b", r"\1", _ILLUSTRATION.sub("", text))
-        return _group(_sections(text, _CHAPTER, name, drop_titles=True), GROUP_WORDS)
+        text = _plain_markdown(markdown)
+        documents = _group(_sections(text, _HEADING, name, _blocks), GROUP_WORDS)
+        if len(documents) >= LEAST_SECTIONS:
+            return documents
+        text = _HEADING.sub("", text)
+    elif len(_CHAPTER.findall(text)) > 1:
+        text = _ILLUSTRATION.sub("", re.sub(r"\b_([^_]+)_\b", r"\1", text))
+        documents = _group(_sections(text, _CHAPTER, name, _book_paragraphs), GROUP_WORDS)
+        if len(documents) >= LEAST_SECTIONS:
+            return documents
+    return _blocks_as_documents(text, name)
+
+
+def _blocks_as_documents(text: str, name: str) -> list[Document]:
+    """Return the documents of a text without headings: rules 4 and 5."""
     blocks = [block.split("\n") for block in _blocks(text)]
     inner = [line for block in blocks for line in block[:-1]]
     several = sum(len(block) > 1 for block in blocks)
-    if len(blocks) > 1 and 2 * several >= len(blocks) and sum(line.endswith(_STOPS) for line in inner) >= 0.8 * len(inner):
+    ended = sum(line.endswith(_STOPS) for line in inner)
+    if len(blocks) > 1 and several >= 0.5 * len(blocks) and ended >= 0.8 * len(inner):
         return _group(((f"{name} {i}", _sentences(block)) for i, block in enumerate(blocks, 1)), 0)
     if len(text) > _LONG_LINE * sum(map(len, blocks)):
         blocks = [[line] for block in blocks for line in block]
-    paragraphs = (" ".join(block) for block in blocks)
-    return _group(((f"{name} {i}", split_sentences(p)) for i, p in enumerate(paragraphs, 1)), GROUP_WORDS)
+    return _group(((f"{name} {i}", split_sentences(" ".join(block))) for i, block in enumerate(blocks, 1)), GROUP_WORDS)
 
 
 def _blocks(text: str) -> list[str]:
@@ -190,25 +207,26 @@ def _sentences(paragraphs: Iterable[str]) -> list[str]:
     return [sentence for paragraph in paragraphs for sentence in split_sentences(paragraph)]
 
 
-def _sections(
-    text: str, title: re.Pattern[str], name: str, *, line_is_paragraph: bool = False, drop_titles: bool = False
-) -> Iterator[tuple[str, list[str]]]:
-    """Yield (title, sentences) of the text before the first line that matches `title`, and after each.
+def _book_paragraphs(text: str) -> list[str]:
+    """Return the blocks without short ones that end in no stop: titles and tables of contents."""
+    return [block for block in _blocks(text) if block.endswith(_STOPS) or count_words(block) > 12]
 
-    `drop_titles` leaves out short paragraphs without a full stop: in a book these are titles and tables of contents.
-    """
-    starts = [(name, 0, 0), *((match[1], match.start(), match.end()) for match in title.finditer(text))]
-    ends = [start for _, start, _ in starts[1:]] + [len(text)]
-    for (heading, _, begin), end in zip(starts, ends, strict=True):
-        paragraphs = text[begin:end].split("\n") if line_is_paragraph else _blocks(text[begin:end])
-        if drop_titles:
-            paragraphs = [p for p in paragraphs if p.endswith(_STOPS) or count_words(p) > 12]
-        yield heading, _sentences(paragraphs)
+
+def _sections(
+    text: str, title: re.Pattern[str], name: str, paragraphs: Callable[[str], list[str]]
+) -> Iterator[tuple[str, list[str]]]:
+    """Yield (title, sentences) of the text before the first line that matches `title`, and after each."""
+    matches = list(title.finditer(text))
+    titles = [name, *(match[1].strip() for match in matches)]
+    begins = [0, *(match.end() for match in matches)]
+    ends = [*(match.start() for match in matches), len(text)]
+    for heading, begin, end in zip(titles, begins, ends, strict=True):
+        yield heading, _sentences(paragraphs(text[begin:end]))
 
 
 def _plain_markdown(text: str) -> str:
-    """Return Markdown without tables, rules, comments, bullets and inline markup; a bullet begins a paragraph."""
-    text = _BULLET.sub("\n", _TABLE_OR_RULE.sub("", _COMMENT.sub("", text)))
+    """Return Markdown without tables, rules, tags, bullets and inline markup; a bullet begins a paragraph."""
+    text = _BULLET.sub("\n", _TABLE_OR_RULE.sub("", _TAG.sub("", text)))
     return _INLINE.sub(r"\2", _INLINE.sub(r"\2", _LINK.sub(r"\1", text)))
 
 

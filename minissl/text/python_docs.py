@@ -23,14 +23,14 @@ LEAST_WORDS = 3  # of a sentence
 CLASS_SENTENCES = 12  # a class with this many sentences is a document of its own
 
 # Tests and their data, whole programs, generated code pages, and what other projects installed.
-_SKIPPED = frozenset(
-    "test tests idlelib idle_test lib2to3 turtledemo site-packages dist-packages ensurepip lib-dynload encodings "
-    "pydoc_data __pycache__ __phello__".split()
+_SKIPPED = re.compile(
+    "tests?|idlelib|idle_test|lib2to3|turtledemo|(?:site|dist)-packages|ensurepip|lib-dynload|encodings|pydoc_data|"
+    "__pycache__|__phello__"
 )
 
 _BULLET = re.compile(r"(?:[*+•-]|--|\(?(?:\d{1,2}|[a-zA-Z])[.)]|\[\d+\]|\.\. \[\d+\]|#\.)\s+")
-_FIELD = re.compile(r":\w+(?: [\w*, ]+)?:\s+|@\w+(?: \w+)?:\s+|\.\. [\w-]+::\s*|(?:Note|Warning|See also|Deprecated):\s+")
-_VERSION = re.compile(r"(?:Changed|New|Added|Deprecated)(?: in| since) version [\w.]+(?:, will be removed in[^:]*)?[:.]\s*")
+_FIELD = re.compile(r":\w+(?: [\w*, ]+)?:\s+|@\w+(?: \w+)?:\s+|\.\. [\w-]+::\s*|(?:Note|Warning|See also):\s+")
+_VERSION = re.compile(r"(?:Changed|New|Added|Deprecated)(?: in| since) version [\w.]+(?:, will be[^:]*)?[:.]\s*")
 _SIGNATURE = re.compile(r"[\w.]+ ?\([^)]*\)+(?:\s*->.*|:)?$|[\w.]+ ?\(.*\)\s*(?:->|=|--).*$|(?:\w+ )?class [\w.]+\(")
 _RULE = re.compile(r"([^\w\s])\1{2,}[\s=|+-]*$|\+[-=]|\|.*\|$|-\[ ")  # underlines, borders of tables
 _ENTRY = re.compile(r">>>|\*{0,2}[\w.]+(?::| --?) ")  # "name: what it means"
@@ -41,11 +41,15 @@ _EMPHASIS = re.compile(r"(?<![\w*])(\*{1,2})(?=[\w(])([^*]*?[\w)?!.])\1(?![\w*])
 _REFERENCE = re.compile(r"\s?\[\d+\]_?")
 _HYPHEN = re.compile(r"(?<=[a-z])- (?=[a-z])(?!and |or |to )")  # a word broken at its hyphen
 _QUOTED = re.compile(r"(?<![\w\"'])(\"'|'\"|\"|')([^\s\"']+)(?:'\"|\"'|\1)(?![\w\"'])")
-_NOT_PROSE = re.compile(r"https?:|ftp:|@|Copyright|\(c\)|[Ll]icen[sc]e|[{}|\\<>=`#$_]{2}|>>>|(?:^| )# |::=|\*\*|\[,|\w = \w+[\[(.]|^import |^from \S+ import| def \w|XXX|TODO|FIXME")
+_NOT_PROSE = re.compile(
+    r"https?:|ftp:|@|Copyright|\(c\)|[Ll]icen[sc]e|[{}|\\<>=`#$_]{2}|>>>|(?:^| )# |::=|\*\*|\[,|\w = \w+[\[(.]|"
+    r"^import |^from \S+ import| def \w|XXX|TODO|FIXME"
+)
 _LETTERS = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*")
-_FUNCTION_WORDS = frozenset(
-    "a an the of to in on at by for from with as is are was were be been it its this that these those and or not no if "
-    "when which must may can will should has have had but than all any each only into there you we they".split()
+_FUNCTION_WORD = re.compile(
+    r"\b(?:an?|the|of|to|in|on|at|by|for|from|with|as|is|are|was|were|be|been|its?|this|that|these|those|and|or|not?|if|"
+    r"when|which|must|may|can|will|should|ha[sd]|have|but|than|all|any|each|only|into|there|you|we|they)\b",
+    re.I,
 )
 
 
@@ -69,7 +73,7 @@ def docs_documents() -> list[tuple[str, list[str]]]:
         if len(short) >= LEAST_SENTENCES:
             documents.append((package, short))
     if not documents:
-        raise InputError(f"docs: this Python has neither pydoc_data.topics nor source files in {root}; give a text file")
+        raise InputError(f"docs: this Python has no pydoc_data.topics and no source files in {root}; give a text file")
     return documents
 
 
@@ -79,7 +83,8 @@ def _topics() -> list[tuple[str, list[str]]]:
         from pydoc_data.topics import topics
     except ImportError:  # some distributions pack it apart
         return []
-    return [(name, prose_sentences(text)) for name, text in sorted(topics.items(), key=lambda item: (len(item[1]), item[0]))]
+    shortest_first = sorted(topics.items(), key=lambda item: (len(item[1]), item[0]))
+    return [(name, prose_sentences(text)) for name, text in shortest_first]
 
 
 def _unseen(sentences: list[str], seen: set[str]) -> list[str]:
@@ -96,7 +101,7 @@ def _unseen(sentences: list[str], seen: set[str]) -> list[str]:
 def _source_files(root: Path) -> Iterator[Path]:
     """Yield the library's .py files, sorted, without the folders that hold no documentation."""
     for folder, subfolders, files in os.walk(root):
-        subfolders[:] = sorted(name for name in subfolders if name not in _SKIPPED)
+        subfolders[:] = sorted(name for name in subfolders if not _SKIPPED.fullmatch(name))
         yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py"))
 
 
@@ -187,10 +192,6 @@ def _plain(paragraph: str) -> str:
 def _is_prose(sentence: str) -> bool:
     """Say whether most of the sentence is words, some of them English function words, and none of it is code."""
     tokens = sentence.split()
-    words = [token.strip("\"'“”‘’().,:;!?").lower() for token in tokens]
-    plain = sum(1 for word in words if _LETTERS.fullmatch(word))
-    return (
-        plain >= max(LEAST_WORDS, 0.75 * len(tokens))
-        and any(word in _FUNCTION_WORDS for word in words)
-        and not _NOT_PROSE.search(sentence)
-    )
+    words = sum(1 for token in tokens if _LETTERS.fullmatch(token.strip("\"'“”‘’().,:;!?")))
+    enough = words >= max(LEAST_WORDS, 0.75 * len(tokens))
+    return enough and bool(_FUNCTION_WORD.search(sentence)) and not _NOT_PROSE.search(sentence)

@@ -1,0 +1,129 @@
+"""The commands: parse, call, print. Exit 0: done; 1: a check failed; 2: wrong use, said in one line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from minissl.errors import InputError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; return its exit status."""
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except InputError as error:
+        print(f"minissl: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("minissl: interrupted; nothing was lost that had been saved", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # the reader of our output has gone, as in `minissl info | head -1`
+        sys.stderr.close()
+        return 2
+
+
+def _pretrain(a: argparse.Namespace) -> int:
+    from minissl.recipes.pretrain import PretrainOptions, next_folder, pretrain, report, resume
+
+    chosen = {name: value for name, value in vars(a).items() if name not in ("run", "out", "resume")}
+    if a.resume is None:
+        options = PretrainOptions.for_data(**chosen)
+        folder = Path(a.out) if a.out else next_folder(options.data)
+        metrics = pretrain(options, folder, print)
+    elif chosen or a.out:
+        raise InputError("--resume goes on with a run's own settings; give no other option beside it")
+    else:
+        folder = Path(a.resume)
+        metrics = resume(folder, print)
+    print(report(metrics, folder))
+    return 0
+
+
+def _fill(a: argparse.Namespace) -> int:
+    from minissl.recipes.fill import fill
+
+    for number, guesses in enumerate(fill(Path(a.folder), a.text, a.best), start=1):
+        print(f"[MASK] {number}: " + ", ".join(f"{g.word} {g.probability:.1%}" for g in guesses))
+    return 0
+
+
+def _gradcheck(a: argparse.Namespace) -> int:
+    from minissl.recipes.gradcheck import check_all
+
+    return 0 if check_all(print) else 1
+
+
+def _info(a: argparse.Namespace) -> int:
+    from minissl.recipes.info import describe
+
+    print(describe())
+    return 0
+
+
+def _bench(a: argparse.Namespace) -> int:
+    from minissl.bench.step import compare
+
+    print(compare(a.preset, a.rounds, a.threads))
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="minissl", description="Self-supervised learning with transformers, every gradient written by hand."
+    )
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str) -> Any:
+        added = commands.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example: {example}",
+            argument_default=argparse.SUPPRESS,  # so that what was not given can be told from what was
+        )
+        added.set_defaults(run=run)
+        return added
+
+    p = command("pretrain", _pretrain, "Pre-train a BERT on a text.", "minissl pretrain --data my_books/ --steps 5000")
+    p.add_argument("--data", help="docs (built in; the default), hmm (synthetic), or a UTF-8 text file or folder")
+    p.add_argument("--preset", help="tiny (the default), mini, small or base")
+    p.add_argument("--steps", type=int, help="updates to make")
+    p.add_argument("--out", default=None, help="the new folder of the run (default: runs/DATA-1, -2, …)")
+    p.add_argument("--resume", default=None, metavar="DIR", help="go on with an interrupted run")
+    p.add_argument("--seed", type=int, help="fixes everything that is random (default 0)")
+    p.add_argument("--threads", type=int, help="how many share a step (default: one for each core)")
+    p.add_argument("--seq-len", type=int, help="tokens in a sequence")
+    p.add_argument("--batch-size", type=int, help="sequences in a micro-batch")
+    p.add_argument("--accumulate", type=int, help="micro-batches in an update (default 1)")
+    p.add_argument("--vocab-size", type=int, help="entries in the vocabulary at most")
+    p.add_argument("--learning-rate", type=float, help="its peak, after the warm-up")
+    p.add_argument("--warmup", type=float, help="share of the steps over which the learning rate rises")
+    p.add_argument("--dropout", type=float, help="share that dropout drops, in hidden states and attention")
+    p.add_argument("--save-every", type=int, help="steps between checkpoints")
+    p.add_argument("--whole-word", action="store_true", help="mask whole words")
+    p.add_argument("--no-nsp", dest="nsp", action="store_false", help="masked words alone, no next sentence prediction")
+    p.add_argument(
+        "--no-bias-correction", dest="bias_correction", action="store_false", help="AdamW as BERT's own code had it"
+    )
+
+    p = command("fill", _fill, "Guess masked words.", 'minissl fill runs/docs-1 "Names refer to [MASK]."')
+    p.add_argument("folder", help="a run's folder, or one that Hugging Face wrote")
+    p.add_argument("text", help="text with [MASK] in place of words")
+    p.add_argument("--best", type=int, default=5, help="how many words to show for each mask (default 5)")
+
+    command("gradcheck", _gradcheck, "Check every op's and the whole model's gradients.", "minissl gradcheck")
+    command("info", _info, "Show versions, BLAS and its threads, and the GPU or why there is none.", "minissl info")
+
+    p = command(
+        "bench", _bench, "Time a training step beside Hugging Face on PyTorch (extra: parity).", "minissl bench --rounds 30"
+    )
+    p.add_argument("--preset", default="tiny", help="tiny (the default), mini, small or base")
+    p.add_argument("--rounds", type=int, default=20, help="timed steps of each (default 20)")
+    p.add_argument("--threads", type=int, default=0, help="threads of each (default: one for each core)")
+    return parser

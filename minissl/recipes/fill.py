@@ -1,0 +1,50 @@
+"""`minissl fill`: the words that a trained model puts in the place of each [MASK]."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from minissl.errors import InputError
+from minissl.models.bert import BertForPreTraining
+from minissl.text.tokenizer import BertTokenizer
+
+
+class Guess(NamedTuple):
+    """A word and the probability the model gives it."""
+
+    word: str
+    probability: float
+
+
+def fill(folder: Path, text: str, best: int = 5) -> list[list[Guess]]:
+    """Return, for each [MASK] in the text, the `best` words with their probabilities, most likely first.
+
+    Raises InputError where the folder holds no model, the text has no [MASK], or it is too long.
+    """
+    tokenizer = BertTokenizer.from_pretrained(folder)
+    model = BertForPreTraining.from_pretrained(folder)
+    return guess(model, tokenizer, text, best)
+
+
+def guess(model: BertForPreTraining, tokenizer: BertTokenizer, text: str, best: int) -> list[list[Guess]]:
+    """As `fill`, with a model at hand."""
+    inputs = tokenizer(text, return_tensors="np")
+    if len(tokenizer) != model.config.vocab_size:
+        raise InputError(
+            f"the vocabulary has {len(tokenizer)} entries, the model {model.config.vocab_size}: not of one run"
+        )
+    masked = np.flatnonzero(inputs["input_ids"][0] == tokenizer.mask_token_id)
+    if not masked.size:
+        raise InputError(f"no [MASK] in {text!r}; put [MASK], in capitals, where a word is to be guessed")
+    logits = model(**inputs).prediction_logits[0, masked].astype(np.float64)  # (M, V)
+    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    p /= p.sum(axis=-1, keepdims=True)
+    order = np.argsort(-p, axis=-1, kind="stable")[:, :best]
+    words = [tokenizer.convert_ids_to_tokens([int(i) for i in row]) for row in order]
+    return [
+        [Guess(w, float(row[i])) for w, i in zip(ws, ids, strict=True)]
+        for ws, ids, row in zip(words, order, p, strict=True)
+    ]

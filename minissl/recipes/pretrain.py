@@ -1,0 +1,286 @@
+"""`minissl pretrain`: from a text to a trained BERT in a run folder, with its landmarks and pictures."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from minissl.backend import Array
+from minissl.errors import InputError
+from minissl.files import write_json
+from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
+from minissl.pretext.mlm import IGNORE
+from minissl.recipes.tasks import Batch, HmmTask, Landmarks, TaskOptions, TextTask, make_task
+from minissl.training.adamw import AdamW
+from minissl.training.loop import train
+from minissl.training.run_folder import METRICS, RunFolder
+from minissl.training.trainer import StepRecord, Trainer, TrainingOptions
+from minissl.training.workers import available_cores
+
+CURVE_POINTS = 20  # how often in a run the held-out loss is measured for the curve
+CURVE_ROWS = 256
+HELDOUT_ROWS = 2048
+HMM_DEFAULTS: dict[str, Any] = {"seq_len": 32, "batch_size": 64}
+
+
+@dataclass(frozen=True)
+class PretrainOptions:
+    """What `minissl pretrain` can be told. The defaults are its main job: `docs`, on two cores, in three minutes."""
+
+    data: str = "docs"
+    preset: str = "tiny"
+    steps: int = 2000
+    seq_len: int = 64
+    batch_size: int = 32
+    accumulate: int = 1
+    vocab_size: int = 8192
+    learning_rate: float = 1e-3
+    warmup: float = 0.1
+    dropout: float = 0.1
+    nsp: bool = True
+    whole_word: bool = False
+    bias_correction: bool = True
+    seed: int = 0
+    threads: int = 0  # 0: one for each core
+    save_every: int = 200
+
+    def __post_init__(self) -> None:
+        expected: list[tuple[str, bool, str]] = [
+            ("preset", self.preset in PRESETS, f"one of {', '.join(PRESETS)}"),
+            ("steps", self.steps >= 1, "1 or more"),
+            ("batch_size", self.batch_size >= 1, "1 or more"),
+            ("accumulate", self.accumulate >= 1, "1 or more"),
+            ("seq_len", 8 <= self.seq_len <= 512, "8 to 512 (BERT has 512 positions)"),
+            ("vocab_size", self.vocab_size >= 100, "100 or more (5 special tokens and the alphabet come first)"),
+            ("learning_rate", 0 < self.learning_rate < math.inf, "a number above 0, such as 1e-3"),
+            ("warmup", 0 <= self.warmup <= 1, "a share of the steps, 0 to 1"),
+            ("dropout", 0 <= self.dropout < 1, "a share, 0 or more and below 1"),
+            ("seed", self.seed >= 0, "0 or more"),
+            ("threads", self.threads >= 0, "0 (one for each core) or more"),
+            ("save_every", self.save_every >= 1, "1 or more"),
+        ]
+        for name, fits, what in expected:
+            if not fits:
+                option = "--" + name.replace("_", "-")
+                raise InputError(f"{option} {getattr(self, name)}: expected {what}")
+
+    @classmethod
+    def for_data(cls, **chosen: Any) -> PretrainOptions:
+        """The defaults that suit the data, and over them what was chosen."""
+        return cls(**{**(HMM_DEFAULTS if chosen.get("data") == "hmm" else {}), **chosen})
+
+    @property
+    def task(self) -> TaskOptions:
+        """The part that says how batches are made."""
+        nsp = self.nsp and self.data != "hmm"  # the synthetic language has sentences, no documents
+        return TaskOptions(
+            self.data, self.seq_len, self.batch_size, self.vocab_size, nsp, self.whole_word, self.seed
+        )
+
+    def training(self) -> TrainingOptions:
+        """The part that says how to train."""
+        adamw = AdamW(bias_correction=self.bias_correction)
+        threads = self.threads or available_cores()
+        return TrainingOptions(self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw)
+
+
+def next_folder(data: str) -> Path:
+    """The first of runs/DATA-1, runs/DATA-2, … that is free."""
+    name = Path(data).resolve().stem if data not in ("docs", "hmm") else data
+    return next(folder for i in range(1, 10**6) if not (folder := Path("runs") / f"{name}-{i}").exists())
+
+
+def pretrain(options: PretrainOptions, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Start a run in the new folder `out`; return its metrics. Raises InputError for what a person got wrong."""
+    began = time.perf_counter()
+    fixed = {**asdict(options), "threads": options.threads or available_cores()}  # a resumed run uses as many
+    data = options.data if options.data in ("docs", "hmm") else str(Path(options.data).resolve())
+    folder = RunFolder.create(out, {**fixed, "data": data})
+    try:
+        run = _prepare(folder)
+    except InputError:
+        folder.remove()  # it holds nothing yet, and the next try may want its name
+        raise
+    return _run(run, say, began)
+
+
+def resume(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """Go on with the run in `out`, to the very weights that it would have reached. Raises InputError where it cannot."""
+    began = time.perf_counter()
+    folder = RunFolder.open(out)
+    if folder.complete:
+        raise InputError(f"{out}: this run is complete (it has its {METRICS}); start another with a new --out")
+    return _run(_prepare(folder), say, began)
+
+
+class _Run(NamedTuple):
+    """Everything that a run needs once its data has been read."""
+
+    folder: RunFolder
+    options: PretrainOptions
+    task: TextTask | HmmTask
+    model: BertForPreTraining
+    heldout: list[Batch]
+    landmarks: Landmarks
+    checkpoint: tuple[dict[str, Array], int] | None
+
+
+def _prepare(folder: RunFolder) -> _Run:
+    try:
+        options = PretrainOptions(**folder.settings)
+    except TypeError as error:
+        raise InputError(f"{folder.path}/run.json: not the settings of this version of minissl ({error})") from error
+    task = make_task(options.task)
+    checkpoint = folder.load_checkpoint(task.fingerprint)
+    config = BertConfig(
+        **{**PRESETS[options.preset], "vocab_size": len(task.tokenizer)},
+        hidden_dropout_prob=options.dropout,
+        attention_probs_dropout_prob=options.dropout,
+    )
+    model = BertForPreTraining(config, seed=options.seed)
+    task.tokenizer.save_pretrained(folder.path)
+    heldout = task.heldout(HELDOUT_ROWS)
+    return _Run(folder, options, task, model, heldout, task.landmarks(heldout), checkpoint)
+
+
+def _run(run: _Run, say: Callable[[str], None], began: float) -> dict[str, Any]:
+    trainer = Trainer(run.model, run.options.training())
+    try:
+        if run.checkpoint is not None:
+            trainer.load_state(*run.checkpoint)
+        say(_introduction(run, trainer))
+        _train(run, trainer)
+        metrics = evaluate(run.model, run.heldout, trainer)
+    finally:
+        trainer.close()
+    return _finish(run, metrics, began)
+
+
+def _introduction(run: _Run, trainer: Trainer) -> str:
+    o, landmarks = run.options, run.landmarks
+    floor = "" if landmarks.floor is None else f", exact floor {landmarks.floor:.3f}"
+    begun = f"going on after step {trainer.step}" if trainer.step else "from the beginning"
+    return (
+        f"{o.data}: {run.task.summary}\n"
+        f"BERT {o.preset}: {trainer.weights.size:,} weights, vocabulary {len(run.task.tokenizer):,}; {o.steps:,} steps "
+        f"of {o.accumulate * o.batch_size} × {o.seq_len} tokens, {begun}, {trainer.options.threads} thread(s)\n"
+        f"masked-LM landmarks (nats): chance {landmarks.chance:.3f}, unigram {landmarks.unigram:.3f}{floor}"
+    )
+
+
+def _train(run: _Run, trainer: Trainer) -> None:
+    """The loop, with its progress bar and the held-out loss measured along the way."""
+    from tqdm import tqdm
+
+    options, landmarks = run.options, run.landmarks
+    curve = run.heldout[: max(1, CURVE_ROWS // options.batch_size)]
+    every = max(1, options.steps // CURVE_POINTS)
+    smooth: dict[str, float] = {}
+
+    def micro_batches(step: int) -> list[Batch]:
+        first = (step - 1) * options.accumulate + 1
+        return [run.task.batch(first + i) for i in range(options.accumulate)]
+
+    with tqdm(total=options.steps, initial=trainer.step, unit="step", mininterval=0.5, dynamic_ncols=True) as bar:
+
+        def on_step(record: StepRecord) -> dict[str, Any]:
+            for name, loss in record.losses.items():
+                smooth[name] = loss + 0.95 * (smooth.get(name, loss) - loss)
+            bar.set_description(_beside_landmarks(smooth, landmarks), refresh=False)
+            bar.update()
+            if record.step % every:
+                return {}
+            return {f"heldout_{k}": v for k, v in evaluate(trainer.model, curve, trainer).items() if k.endswith("loss")}
+
+        train(
+            trainer, micro_batches, run.folder, run.task.fingerprint, save_every=options.save_every, on_step=on_step
+        )
+
+
+def _beside_landmarks(losses: dict[str, float], landmarks: Landmarks) -> str:
+    shown = f"mlm {losses['mlm']:.2f} (unigram {landmarks.unigram:.2f}"
+    shown += ")" if landmarks.floor is None else f", floor {landmarks.floor:.2f})"
+    return shown + (f" nsp {losses['nsp']:.3f} (ln 2 = {math.log(2):.3f})" if "nsp" in losses else "")
+
+
+def evaluate(model: Any, batches: list[Batch], trainer: Trainer) -> dict[str, Any]:
+    """Mean loss and accuracy of both tasks over all masked positions and all pairs (NSP: None where there are none)."""
+
+    def one(i: int) -> Array:
+        logits, ids, nsp_logits = model.predict_masked(batches[i])
+        return np.array([*_score(logits, ids), *_score(nsp_logits, batches[i].get("next_sentence_label", ids[:0]))])
+
+    mlm_loss, mlm_right, mlm_count, nsp_loss, nsp_right, nsp_count = sum(trainer.workers.map(one, len(batches)))
+    return {
+        "mlm_loss": float(mlm_loss / mlm_count),
+        "mlm_accuracy": float(mlm_right / mlm_count),
+        "nsp_loss": float(nsp_loss / nsp_count) if nsp_count else None,
+        "nsp_accuracy": float(nsp_right / nsp_count) if nsp_count else None,
+        "nsp_pairs": int(nsp_count),
+    }
+
+
+def _score(logits: Array, targets: Array) -> tuple[float, float, int]:
+    """Sums over the targets: -log p, right answers, and how many there are."""
+    logits = logits[: len(targets)].astype(np.float64)
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    log_p = shifted[np.arange(len(targets)), targets] - np.log(np.exp(shifted).sum(axis=-1))
+    return -log_p.sum(), (logits.argmax(axis=-1) == targets).sum(), len(targets)
+
+
+def _finish(run: _Run, metrics: dict[str, Any], began: float) -> dict[str, Any]:
+    """Write the model, the pictures and, last, the metrics, which mark the run as complete."""
+    from minissl.plots.attention import plot_attention
+    from minissl.plots.loss import plot_losses
+
+    folder, landmarks = run.folder.path, run.landmarks
+    run.model.save_pretrained(folder)
+    marks = {"mlm_unigram": landmarks.unigram, "mlm_chance": landmarks.chance, "mlm_floor": landmarks.floor}
+    plot_losses(run.folder.read_log(), marks, folder / "loss.png")
+    example = run.task.example()
+    tokens = run.task.tokenizer.convert_ids_to_tokens(example["input_ids"][0].tolist())
+    plot_attention(run.model(**example, output_attentions=True).attentions, tokens, folder / "attention.png")
+    metrics = {
+        **metrics,
+        **marks,
+        "steps": run.options.steps,
+        "seconds": round(time.perf_counter() - began, 2),
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    write_json(folder / METRICS, metrics)
+    run.folder.remove_checkpoint()
+    return metrics
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory this process has held so far, in MB (10⁶ bytes); None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+
+
+def report(metrics: dict[str, Any], folder: Path) -> str:
+    """The result in a few lines, each number beside its landmark."""
+    floor = "" if metrics["mlm_floor"] is None else f", exact floor {metrics['mlm_floor']:.3f}"
+    lines = [
+        f"held-out masked-LM loss {metrics['mlm_loss']:.3f} nats (unigram {metrics['mlm_unigram']:.3f}, "
+        f"chance {metrics['mlm_chance']:.3f}{floor}); accuracy {metrics['mlm_accuracy']:.1%}",
+    ]
+    if metrics["nsp_pairs"]:
+        lines.append(
+            f"held-out next-sentence accuracy {metrics['nsp_accuracy']:.1%} over {metrics['nsp_pairs']:,} pairs "
+            f"(chance 50 %); loss {metrics['nsp_loss']:.3f} (ln 2 = {math.log(2):.3f})"
+        )
+    lines.append(f"{metrics['seconds']:.0f} s, {metrics['peak_memory_mb']} MB at most; everything is in {folder}")
+    return "\n".join(lines)

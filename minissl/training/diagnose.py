@@ -1,0 +1,56 @@
+"""Where a number first stopped being one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from minissl.nn import Grads, Module
+
+
+def first_nonfinite(model: Any, batch: dict[str, Any], rng: np.random.Generator | None) -> str:
+    """Say in words which weight, which layer's output or which gradient is the first with NaN or infinity.
+
+    Runs the batch once more: weights first, then layers in the order of the forward pass, then gradients from the
+    output down.
+    """
+    with np.errstate(all="ignore"):
+        for name, param in model.named_parameters():
+            if not np.isfinite(param.data).all():
+                return f"first in the weight {name}"
+        grads = Grads(model)
+        with _watched(model) as seen:
+            model.losses_and_backward(batch, model.counts(batch), grads, rng)
+        if seen:
+            return f"first in the output of {seen[0]}"
+        for name, param in reversed(list(model.named_parameters())):
+            if not np.isfinite(grads[param]).all():
+                return f"first in the gradient of {name}"
+    return "only in the sum of the losses or of the squared gradients: every layer's output and gradient is finite"
+
+
+@contextmanager
+def _watched(model: Module) -> Iterator[list[str]]:
+    """While the block runs, note the names of the modules with non-finite outputs, in the order in which they end."""
+    seen: list[str] = []
+    modules = list(model.named_modules())
+    for name, module in modules:
+        module.forward = _noting(module.forward, name, seen)  # type: ignore[attr-defined]
+    try:
+        yield seen
+    finally:
+        for _, module in modules:
+            del module.forward  # type: ignore[attr-defined]
+
+
+def _noting(forward: Callable[..., Any], name: str, seen: list[str]) -> Callable[..., Any]:
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        y, cache = forward(*args, **kwargs)
+        if isinstance(y, np.ndarray) and not np.isfinite(y).all():
+            seen.append(name)
+        return y, cache
+
+    return watched

@@ -1,0 +1,103 @@
+"""A run's folder: made whole, logged line by line, checkpointed so that a kill at any moment costs only time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from minissl.backend import Array
+from minissl.errors import InputError
+from minissl.files import read_arrays, read_json, write_arrays, write_json, write_whole
+
+SETTINGS, CHECKPOINT, LOG, METRICS = "run.json", "checkpoint.safetensors", "log.jsonl", "metrics.json"
+
+
+class RunFolder:
+    """The folder of one run. `settings` is what the run was started with, and what a resumed run goes on with."""
+
+    def __init__(self, path: Path, settings: dict[str, Any]):
+        self.path = path
+        self.settings = settings
+
+    @classmethod
+    def create(cls, path: Path, settings: dict[str, Any]) -> RunFolder:
+        """Make the folder with its settings inside, in one step. Raises InputError where something is there already."""
+        if path.exists():
+            raise InputError(f"{path}: exists; nothing in it was touched. Choose another --out, or go on with --resume {path}")
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+        try:
+            temporary.mkdir(parents=True)
+            write_json(temporary / SETTINGS, settings)
+            os.rename(temporary, path)
+        except OSError as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise InputError(f"{path}: the run's folder could not be made ({error.strerror})") from error
+        return cls(path, settings)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """Open a run's folder. Raises InputError where it is none."""
+        if not (path / SETTINGS).is_file():
+            raise InputError(f"{path}: not the folder of a run (no {SETTINGS} in it); --resume takes the folder --out named")
+        return cls(path, read_json(path / SETTINGS))
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run has ended: its metrics are written last."""
+        return (self.path / METRICS).is_file()
+
+    def save_checkpoint(self, state: dict[str, Array], step: int, fingerprint: str) -> None:
+        """Write the training state in place of the last one, whole or not at all."""
+        write_arrays(self.path / CHECKPOINT, state, {"step": str(step), "data": fingerprint})
+
+    def load_checkpoint(self, fingerprint: str) -> tuple[dict[str, Array], int] | None:
+        """Return the last state and its step, or None before the first; the log is cut back to that step.
+
+        Raises InputError for a damaged checkpoint, or one that was trained on other data.
+        """
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            self._cut_log(0)
+            return None
+        state, about = read_arrays(path)
+        if not about.get("step", "").isdigit():
+            raise InputError(f"{path}: not a checkpoint of minissl (it does not say its step)")
+        if about.get("data") != fingerprint:
+            raise InputError(f"{path}: the data has changed since this run began, so it cannot go on as it would have")
+        step = int(about["step"])
+        self._cut_log(step)
+        return state, step
+
+    def remove(self) -> None:
+        """Remove the whole folder: for a run that could not begin."""
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def remove_checkpoint(self) -> None:
+        """Remove the training state of a run that has ended."""
+        (self.path / CHECKPOINT).unlink(missing_ok=True)
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one line to the log. Raises InputError where the disk does not take it."""
+        try:
+            with (self.path / LOG).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.path / LOG}: could not be written ({error.strerror})") from error
+
+    def read_log(self) -> list[dict[str, Any]]:
+        """Every whole line of the log; a line that a kill cut short is passed over."""
+        path = self.path / LOG
+        records = []
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            try:
+                records.append(json.loads(line))
+            except ValueError:
+                continue
+        return records
+
+    def _cut_log(self, step: int) -> None:
+        kept = [json.dumps(record) + "\n" for record in self.read_log() if record["step"] <= step]
+        write_whole(self.path / LOG, "".join(kept))

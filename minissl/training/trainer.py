@@ -1,0 +1,156 @@
+"""The training step: shares, their sum, clipping, AdamW. Any model with `counts` and `losses_and_backward` will do."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from minissl.backend import Array
+from minissl.errors import InputError
+from minissl.nn import Grads
+from minissl.nn.module import decayed_size
+from minissl.training.adamw import AdamW, adamw_update
+from minissl.training.schedule import warmup_linear
+from minissl.training.workers import Workers, available_cores, slices, split_rows
+
+Batch = dict[str, Array]
+
+
+class Trainable(Protocol):
+    """What a trainer asks of a model."""
+
+    def pack(self) -> Array:
+        """Move the parameters into one flat buffer."""
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """What each loss of the batch divides by."""
+
+    def losses_and_backward(
+        self, batch: Batch, counts: dict[str, int], grads: Grads, rng: np.random.Generator | None
+    ) -> dict[str, float]:
+        """The losses of a share of the batch, and their gradients added to `grads`."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How to train: the defaults are BERT's, but for the learning rate and the length."""
+
+    steps: int
+    learning_rate: float
+    warmup: float = 0.1  # share of the steps
+    clip_norm: float = 1.0
+    threads: int = field(default_factory=available_cores)
+    seed: int = 0
+    adamw: AdamW = AdamW()
+
+
+class StepRecord(NamedTuple):
+    """One step, as it is logged: the losses before the update, and the gradient's norm before clipping."""
+
+    step: int
+    losses: dict[str, float]
+    grad_norm: float
+    lr: float
+
+
+class NonFiniteError(InputError):
+    """A loss or a gradient turned NaN or infinite; nothing was updated. `losses` and `grad_norm` say which."""
+
+    def __init__(self, step: int, losses: dict[str, float], grad_norm: float):
+        self.step = step
+        shown = ", ".join(f"{name} {value}" for name, value in losses.items())
+        super().__init__(f"step {step}: the loss or the gradient is no longer finite ({shown}, gradient norm {grad_norm})")
+
+
+class Trainer:
+    """Weights, moments and the step count of a run. All randomness is a function of (seed, step), so a run resumes."""
+
+    def __init__(self, model: Any, options: TrainingOptions):
+        self.model: Trainable = model
+        self.options = options
+        self.step = 0
+        self.weights = model.pack()
+        self.mean = np.zeros_like(self.weights)
+        self.square = np.zeros_like(self.weights)
+        self.workers = Workers(options.threads)
+        self._grads = [Grads(model) for _ in range(options.threads)]
+        # AdamW's slices: none straddles the edge between the parameters with weight decay and those without
+        edge, size = decayed_size(model), self.weights.size
+        self._slices = [(part, True) for part in slices(edge, options.threads)] + [(slice(edge, size), False)]
+
+    def train_step(self, micro_batches: list[Batch]) -> StepRecord:
+        """Do one update from the gradient of all the micro-batches as if they were one batch.
+
+        Raises NonFiniteError, with the weights as they were, where the loss or the gradient is not finite.
+        """
+        self.step += 1
+        each = [self.model.counts(batch) for batch in micro_batches]
+        counts = {name: sum(c[name] for c in each) for name in each[0]}
+        losses = dict.fromkeys((name for name, count in counts.items() if count), 0.0)
+        for micro, batch in enumerate(micro_batches):
+            for share in self._run_shares(batch, counts, micro):
+                for name, loss in share.items():
+                    losses[name] += loss
+        gradient, norm = self._sum_shares()
+        if not math.isfinite(norm + sum(losses.values())):
+            self.step -= 1
+            raise NonFiniteError(self.step + 1, losses, norm)
+        lr = self._update(gradient, norm)
+        return StepRecord(self.step, losses, norm, lr)
+
+    def _run_shares(self, batch: Batch, counts: dict[str, int], micro: int) -> list[dict[str, float]]:
+        """Forward and backward on each thread's rows, into its own gradients; each loss divides by the whole count."""
+        shares = split_rows(batch, self.options.threads)
+
+        def work(i: int) -> dict[str, float]:
+            seeds = np.random.SeedSequence([self.options.seed, self.step, micro, i])
+            rng = np.random.Generator(np.random.SFC64(seeds))
+            return self.model.losses_and_backward(shares[i], counts, self._grads[i], rng)
+
+        return self.workers.map(work, len(shares))
+
+    def _sum_shares(self) -> tuple[Array, float]:
+        """Sum the threads' gradients in a fixed order; return the sum (in the first one's buffer) and its norm."""
+        first, *rest = [grads.collect() for grads in self._grads]
+
+        def work(i: int) -> float:
+            part = self._slices[i][0]
+            total = first[part]
+            for other in rest:
+                total += other[part]
+            return float(np.dot(total, total))
+
+        return first, math.sqrt(sum(self.workers.map(work, len(self._slices))))
+
+    def _update(self, gradient: Array, norm: float) -> float:
+        o = self.options
+        lr = o.learning_rate * warmup_linear(self.step, o.steps, max(1, round(o.warmup * o.steps)))
+        scale = min(1.0, o.clip_norm / (norm + 1e-6))
+
+        def work(i: int) -> None:
+            part, decay = self._slices[i]
+            arrays = (a[part] for a in (self.weights, gradient, self.mean, self.square))
+            adamw_update(*arrays, o.adamw, lr=lr, step=self.step, decay=decay, scale=scale)
+
+        self.workers.map(work, len(self._slices))
+        return lr
+
+    def state(self) -> dict[str, Array]:
+        """Everything that a resumed run needs beside the step: the weights and AdamW's two moments, flat."""
+        return {"weights": self.weights, "mean": self.mean, "square": self.square}
+
+    def load_state(self, state: dict[str, Array], step: int) -> None:
+        """Take up a run after `step`. Raises InputError where the arrays are not this model's."""
+        for name, mine in self.state().items():
+            if name not in state or state[name].shape != mine.shape or state[name].dtype != mine.dtype:
+                raise InputError(f"checkpoint: {name!r} is missing or has another size than this run's model ({mine.size})")
+        for name, mine in self.state().items():
+            mine[...] = state[name]
+        self.step = step
+
+    def close(self) -> None:
+        """End the worker threads."""
+        self.workers.close()
