@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +14,42 @@ from minissl.errors import InputError
 Array = NDArray[Any]
 
 
-def array_module(x: Any) -> Any:
+class ArrayLibrary(Protocol):
+    """What ops and layers call by a library's name: functions that NumPy and CuPy spell alike and mean alike."""
+
+    __name__: str
+    add: Any  # a ufunc, of which `.at` is used
+    abs: Callable[..., Array]
+    arange: Callable[..., Array]
+    asarray: Callable[..., Array]
+    clip: Callable[..., Array]
+    concatenate: Callable[..., Array]
+    copysign: Callable[..., Array]
+    divide: Callable[..., Array]
+    empty: Callable[..., Array]
+    exp: Callable[..., Array]
+    log: Callable[..., Array]
+    maximum: Callable[..., Array]
+    minimum: Callable[..., Array]
+    multiply: Callable[..., Array]
+    sign: Callable[..., Array]
+    sqrt: Callable[..., Array]
+    stack: Callable[..., Array]
+    tanh: Callable[..., Array]
+    where: Callable[..., Array]
+    zeros: Callable[..., Array]
+
+
+def array_module(x: Any) -> ArrayLibrary:
     """Return the library (NumPy or CuPy) whose array `x` is. Only a process that imported CuPy can hold its arrays."""
     cupy = sys.modules.get("cupy")
     if cupy is not None and isinstance(x, cupy.ndarray):
-        return cupy
-    return np
+        return cast(ArrayLibrary, cupy)
+    return cast(ArrayLibrary, np)
 
 
 def require_ids(ids: Array, size: int, what: str) -> None:
-    """Refuse ids outside 0 … size-1: NumPy wraps a negative index and CuPy wraps every one, so the result would be wrong.
+    """Refuse ids outside 0 … size-1: NumPy wraps a negative index and CuPy wraps them all, into a wrong result.
 
     Looks at host arrays only. Device arrays were checked on the host before they were moved; looking would synchronise.
     """
@@ -33,5 +60,9 @@ def require_ids(ids: Array, size: int, what: str) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= size:
         bad = low if low < 0 else high
-        hint = " (-100 marks positions to ignore: pass labels to the model, positions to an op)" if bad == -100 else ""
-        raise InputError(f"{what}: id {bad} is outside 0 … {size - 1}; does the tokenizer's vocabulary fit the model's?{hint}")
+        slip = (
+            "-100 marks what is ignored: leave it out"
+            if bad == -100
+            else "do the tokenizer and the model belong together?"
+        )
+        raise InputError(f"{what}: {bad} is outside 0 … {size - 1}; {slip}")

@@ -121,7 +121,10 @@ def _parser() -> argparse.ArgumentParser:
     command("info", _info, "Show versions, BLAS and its threads, and the GPU or why there is none.", "minissl info")
 
     p = command(
-        "bench", _bench, "Time a training step beside Hugging Face on PyTorch (extra: parity).", "minissl bench --rounds 30"
+        "bench",
+        _bench,
+        "Time a training step beside Hugging Face on PyTorch (extra: parity).",
+        "minissl bench --rounds 30",
     )
     p.add_argument("--preset", default="tiny", help="tiny (the default), mini, small or base")
     p.add_argument("--rounds", type=int, default=20, help="timed steps of each (default 20)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,11 @@ def write_whole(path: str | Path, content: bytes | str) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: could not be written ({error.strerror}); what was there before is untouched") from error
+        reason = error.strerror or error
+        raise InputError(f"{path}: could not be written ({reason}); what was there before is untouched") from error
+    finally:  # Ctrl-C too leaves nothing behind; after the replacement there is nothing to remove
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def write_json(path: str | Path, value: Any) -> None:
@@ -43,9 +47,9 @@ def read_json(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; is {path.parent} a folder that minissl or Hugging Face wrote?") from error
-    except (OSError, ValueError) as error:  # ValueError: JSON that does not parse, bytes that are not UTF-8
+    except FileNotFoundError:
+        raise _no_such_file(path) from None
+    except (OSError, ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
         raise InputError(f"{path}: is not readable JSON ({error}); the file is damaged or of another format") from error
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, found {type(value).__name__}")
@@ -57,7 +61,7 @@ def write_arrays(path: str | Path, arrays: dict[str, Array], metadata: dict[str,
     from safetensors.numpy import save
 
     # safetensors 0.8 writes the buffer of a non-contiguous array as it lies in memory, which is another array
-    plain = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     write_whole(path, save(plain, metadata=metadata))
 
 
@@ -70,14 +74,20 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
 
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such file; is {path.parent} a folder that minissl or Hugging Face wrote?")
-    with path.open("rb") as file:
-        start = file.read(4)
-    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-        raise InputError(f"{path}: is a pickle, which can run code and is never opened; convert it to safetensors first")
+        raise _no_such_file(path)
     try:
-        with safe_open(str(path), framework="np") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
-        size = path.stat().st_size
-        raise InputError(f"{path}: not a whole safetensors file ({size} bytes; {error}); copy or train it again") from error
+        with path.open("rb") as file:
+            start = file.read(4)
+        if not start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+            with safe_open(str(path), framework="np") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:  # the last two: foreign dtypes
+        raise InputError(
+            f"{path}: not readable as safetensors ({path.stat().st_size} bytes; {error}); "
+            "is it whole, and are its weights float16, float32 or float64?"
+        ) from error
+    raise InputError(f"{path}: is a pickle, which can run code and is never opened; convert it to safetensors first")
+
+
+def _no_such_file(path: Path) -> InputError:
+    return InputError(f"{path}: no such file; is {path.parent} a folder that minissl or Hugging Face wrote?")

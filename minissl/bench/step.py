@@ -26,7 +26,7 @@ def training_step(model: Any, batch: dict[str, Array], threads: int = 0) -> Call
     return lambda: sum(trainer.train_step([batch]).losses.values())
 
 
-def bert_batch(config: BertConfig, rows: int, length: int, seed: int = 0) -> dict[str, Array]:
+def bert_batch(config: BertConfig, rows: int, length: int, seed: int = 0) -> dict[str, Any]:
     """A full batch of random words: 15 % masked, two segments, both labels."""
     rng = np.random.default_rng(seed)
     ids = rng.integers(5, config.vocab_size, (rows, length))
@@ -50,12 +50,16 @@ def compare(preset: str, rounds: int, threads: int) -> str:
     if preset not in PRESETS:
         raise InputError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
     if rounds < 1 or threads < 0:
-        raise InputError(f"--rounds {rounds}, --threads {threads}: expected 1 round or more, 0 threads (all cores) or more")
+        raise InputError(
+            f"--rounds {rounds}, --threads {threads}: expected 1 round or more, 0 threads (all cores) or more"
+        )
     try:
         import torch
         import transformers
     except ImportError as error:
-        raise InputError(f"the comparison needs PyTorch and transformers: pip install 'minissl[parity]' ({error})") from error
+        raise InputError(
+            f"the comparison needs PyTorch and transformers: pip install 'minissl[parity]' ({error})"
+        ) from error
     threads = threads or available_cores()
     torch.set_num_threads(threads)
     config = BertConfig(**PRESETS[preset])
@@ -66,8 +70,13 @@ def compare(preset: str, rounds: int, threads: int) -> str:
     tensors = {name: torch.tensor(array) for name, array in batch.items()}
     loss, expected = model(**batch).loss, theirs.eval()(**tensors).loss.item()
     if abs(loss - expected) > 1e-4 * expected:
-        raise InputError(f"minissl's loss is {loss}, Hugging Face's {expected}: not the same model, so nothing was timed")
-    steps = {"minissl": training_step(model, batch, threads), "Hugging Face": _torch_step(torch, theirs.train(), tensors)}
+        raise InputError(
+            f"minissl's loss is {loss}, Hugging Face's {expected}: not the same model, so nothing was timed"
+        )
+    steps = {
+        "minissl": training_step(model, batch, threads),
+        "Hugging Face": _torch_step(torch, theirs.train(), tensors),
+    }
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 3):  # the first three warm up
         for name, step in steps.items():
@@ -76,9 +85,13 @@ def compare(preset: str, rounds: int, threads: int) -> str:
             if number >= 3:
                 times[name].append(time.perf_counter() - began)
     ratios = sorted(a / b for a, b in zip(*times.values(), strict=True))
-    rows = [f"preset {preset}, batch {SHAPES[preset][0]} × {SHAPES[preset][1]}, {threads} thread(s), dropout on, float32"]
+    rows = [
+        f"preset {preset}, batch {SHAPES[preset][0]} × {SHAPES[preset][1]}, {threads} thread(s), dropout on, float32"
+    ]
     rows += [f"{name:<14} {statistics.median(t) * 1e3:8.1f} ms (median of {rounds})" for name, t in times.items()]
-    rows.append(f"minissl / Hugging Face, pair by pair: {statistics.median(ratios):.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f})")
+    rows.append(
+        f"minissl / Hugging Face, pair by pair: {statistics.median(ratios):.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f})"
+    )
     rows.append(f"NumPy {np.__version__}, PyTorch {torch.__version__}, transformers {transformers.__version__}")
     return "\n".join(rows)
 

@@ -91,7 +91,8 @@ def _attention(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
     yield "cross, padding", {**qkv(B, H), "mask": padding}
     yield "one row all hidden", {**qkv(B, H), "mask": padding & hidden_row}
     yield "causal", {**qkv(B, H, keys=T), "mask": np.tri(T, dtype=bool)}
-    yield "dropout", {**qkv(B, H), "mask": padding & hidden_row, "rate": 0.4, "rng": np.random.default_rng(1)}
+    mask = (padding & hidden_row)[:, 0]  # (B, T, S)
+    yield "3-D, dropout", {**qkv(B), "mask": mask, "rate": 0.4, "rng": np.random.default_rng(1)}
 
 
 def _dropout(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:

@@ -45,30 +45,30 @@ def check_pair(
     findings: list[Finding] = []
     y = output_of(forward, values)
     upstream = np.asarray(rng.standard_normal(y.shape))
-    gradients = _analytic(forward, backward, values, upstream, keeps_cache, findings)
+    gradients = _analytic(forward, backward, values, y, upstream, keeps_cache, findings)
     probes = {}
     for name in names:
         x = values[name]
         where: tuple[Array, list[Array]] = np.arange(x.size), []
         if x.size > EVERY_ENTRY:
             where = choose_probes(x, gradients[name], SAMPLED_ENTRIES, DIRECTIONS, rng)
-        probes[name] = probe(lambda: output_of(forward, values), upstream, x, *where)
-    scale = float(np.abs(upstream * y).max(initial=0))
+        probes[name] = probe(lambda: output_of(forward, values), upstream, x, gradients[name], *where)
+    scale = float(np.abs(upstream * y)[np.isfinite(y)].max(initial=0))
     return judge(gradients, probes, scale, findings, tolerance)
 
 
 def _analytic(
-    forward: Forward, backward: Backward, values: dict[str, Any], upstream: Array, keeps_cache: bool,
+    forward: Forward, backward: Backward, values: dict[str, Any], y: Array, upstream: Array, keeps_cache: bool,
     findings: list[Finding],
 ) -> dict[str, Array]:  # fmt: skip
     """Return the gradients by name; note what is changed, not repeatable or not in float64."""
     names = differentiable(values)
     given, dy = fresh(values), upstream.copy()
     with unchanged("forward", given, findings):
-        y, cache = pair_of(forward(**given))
+        again, cache = pair_of(forward(**given))
     if y.dtype != np.float64:
         findings.append(Finding("precision", "", f"forward returned {y.dtype} for float64 inputs; where is the cast?"))
-    if output_of(forward, values).tobytes() != y.tobytes():
+    if again.tobytes() != y.tobytes():
         message = "two equal calls of forward differ; does it draw from np.random, not from an rng among its inputs?"
         findings.append(Finding("nondeterministic", "", message))
 
@@ -133,6 +133,6 @@ def as_arrays(returned: Any, names: list[str]) -> dict[str, Array]:
             "one for each floating-point array, in order; integers, booleans and scalars get none"
         )
     for name, gradient in zip(names, gradients, strict=True):
-        if not isinstance(gradient, (np.ndarray, np.generic, float)):
+        if not (isinstance(gradient, (np.generic, float)) or hasattr(gradient, "__array__")):
             raise InputError(f"backward returned {type(gradient).__name__} for {name}, expected an array of its shape")
     return {name: np.array(gradient) for name, gradient in zip(names, gradients, strict=True)}

@@ -82,7 +82,7 @@ def check_model(
         probes = {}
         for name, param in params.items():
             where = choose_probes(param.data, gradients[name], entries, directions, rng)
-            probes[name] = probe(loss_now, np.ones(()), param.data, *where)
+            probes[name] = probe(loss_now, np.ones(()), param.data, gradients[name], *where)
         return judge({name: gradients[name] for name in params}, probes, abs(loss), findings, tolerance)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -68,12 +69,31 @@ def derivative(f: Callable[[float], Array], h: float) -> Array:
         return np.asarray((8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h))
 
 
-def probe(f: Callable[[], Array], upstream: Array, x: Array, entries: Array, directions: list[Array]) -> Probes:
+def closest_derivative(f: Callable[[float], Array], upstream: Array, h: float, got: float) -> float:
+    """Differentiate Σ upstream · f(t) at 0 with step h, and with smaller ones while it is not `got`; keep the closest.
+
+    Beside a kink, or where f varies fast, only a small step gives the derivative. A wrong gradient meets it at none.
+    """
+    closest = math.nan
+    for size in (h, h / 16, h / 256) if math.isfinite(got) else (h,):
+        # the outputs are subtracted before they are summed: what x does not move adds no rounding error
+        value = float((upstream * derivative(f, size)).sum())
+        if math.isnan(closest) or abs(value - got) < abs(closest - got):
+            closest = value
+        if abs(closest - got) <= 1e-8 * abs(got):
+            break
+    return closest
+
+
+def probe(
+    f: Callable[[], Array], upstream: Array, x: Array, gradient: Array, entries: Array, directions: list[Array]
+) -> Probes:
     """Differentiate Σ upstream · f() with respect to x, which f reads and which is moved in place and put back.
 
-    The outputs are subtracted before they are summed, so that what x does not move adds no rounding error.
+    `gradient` is the one to be judged; it only tells where a smaller step is worth trying.
     """
     start = x.copy()
+    claimed = gradient if gradient.shape == x.shape else np.full(x.shape, math.nan)
 
     def moved(flat_index: int, t: float) -> Array:
         x.flat[flat_index] = start.flat[flat_index] + t
@@ -86,12 +106,12 @@ def probe(f: Callable[[], Array], upstream: Array, x: Array, entries: Array, dir
     at_entries = np.zeros(len(entries))
     for n, i in enumerate(entries):
         h = step(start, abs(float(start.flat[i])))
-        at_entries[n] = (upstream * derivative(lambda t, i=i: moved(i, t), h)).sum()  # type: ignore[misc]
+        at_entries[n] = closest_derivative(partial(moved, i), upstream, h, float(claimed.flat[i]))
         x.flat[i] = start.flat[i]
     along = np.zeros(len(directions))
     for n, u in enumerate(directions):
         h = step(start, float(np.median(np.abs(start))))
-        along[n] = (upstream * derivative(lambda t, u=u: moved_along(u, t), h)).sum()  # type: ignore[misc]
+        along[n] = closest_derivative(partial(moved_along, u), upstream, h, float(np.vdot(claimed, u)))
         x[...] = start
     return Probes(x.shape, entries, at_entries, directions, along)
 
@@ -152,6 +172,9 @@ def judge(
 ) -> Report:
     """Compare every gradient and add to what was found before; `scale` is the size of what was differentiated."""
     largest = max((p.largest() for p in probes.values()), default=0.0)
+    all_zero = largest <= VACUOUS * scale and all(np.isfinite(p.expected).all() for p in probes.values())
+    if all_zero:
+        largest = scale  # what is left is rounding, which is not to be called wrong as well
     arguments = {}
     for name, gradient in gradients.items():
         arguments[name], finding = compare(name, gradient, probes[name], largest, tolerance)
@@ -160,7 +183,7 @@ def judge(
     if not arguments:
         message = "no floating-point array among the inputs, so nothing was checked"
         findings.append(Finding("vacuous", "", message))
-    elif largest <= VACUOUS * scale:
+    elif all_zero:
         message = "every true gradient is zero here, so that a wrong backward would hardly show; choose other inputs"
         findings.append(Finding("vacuous", "", message))
     return Report(arguments, findings, tolerance)

@@ -57,7 +57,7 @@ class Op:
         y, cache = pair.forward(x, *args)
         return y, Called(pair.backward, cache)
 
-    def backward(self, dy: Array, called: Called) -> Any:
+    def backward(self, dy: Array | float, called: Called) -> Any:
         """Run the backward that belongs to the forward that was called."""
         return called.backward(dy, called.cache)
 

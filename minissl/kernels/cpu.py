@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minissl import ops
-from minissl.backend import Array, require_ids
-from minissl.errors import InputError
+from minissl.backend import Array, array_module
+from minissl.kernels.rows import RowGradient
+from minissl.ops.cross_entropy import check_targets
 from minissl.ops.dropout import DropoutCache, draw_keep
 from minissl.ops.embedding import LookupCache
 from minissl.ops.layer_norm import LayerNormCache
@@ -49,14 +50,14 @@ def linear_backward(dy: Array, cache: LinearCache) -> tuple[Array, Array, Array]
 def layer_norm_forward(x: Array, gain: Array, bias: Array, eps: float) -> tuple[Array, LayerNormCache]:
     """As `ops.layer_norm_forward`, block by block."""
     rows = x.reshape(-1, x.shape[-1])
-    average = np.full(rows.shape[1], 1 / rows.shape[1], x.dtype)
+    d, ones = rows.shape[1], np.ones(rows.shape[1], x.dtype)
     y, normed, inv_std = np.empty_like(rows), np.empty_like(rows), np.empty((len(rows), 1), x.dtype)
     for block in _row_blocks(*rows.shape):
         n, out = normed[block], y[block]
-        np.subtract(rows[block], (rows[block] @ average)[:, None], out=n)
+        np.subtract(rows[block], (rows[block] @ ones / d)[:, None], out=n)  # Σ x / d: exact where a row is constant
         np.multiply(n, n, out=out)
         r = inv_std[block]
-        r[:, 0] = 1 / np.sqrt(out @ average + eps)
+        r[:, 0] = 1 / np.sqrt(out @ ones / d + eps)
         n *= r
         np.multiply(n, gain, out=out)
         out += bias
@@ -138,17 +139,14 @@ class MaskedCrossEntropyCache(NamedTuple):
     h: Array
     weight: Array
     residual: Array
-    count: int
+    divisor: int
 
 
 def masked_cross_entropy_forward(
     h: Array, weight: Array, bias: Array, targets: Array, count: int | None = None
 ) -> tuple[Array, MaskedCrossEntropyCache]:
     """As `ops.masked_cross_entropy_forward`; each block of logits becomes p - onehot while it is in the cache."""
-    count = len(targets) if count is None else count
-    if count < 1:
-        raise InputError("cross-entropy: no target to average over; does any label differ from -100?")
-    require_ids(targets, len(weight), "cross-entropy targets")
+    divisor = check_targets(targets, len(h), len(weight), count)
     residual = np.empty((len(h), len(weight)), h.dtype)
     loss = h.dtype.type(0)
     for block in _row_blocks(len(h), len(weight), 16 * BLOCK):
@@ -163,13 +161,13 @@ def masked_cross_entropy_forward(
         loss += np.log(total).sum()
         p *= 1 / total
         p[picked] -= 1
-    return loss / count, MaskedCrossEntropyCache(h, weight, residual, count)
+    return loss / divisor, MaskedCrossEntropyCache(h, weight, residual, divisor)
 
 
 def masked_cross_entropy_backward(dy: Array, cache: MaskedCrossEntropyCache) -> tuple[Array, Array, Array]:
     """As `ops.masked_cross_entropy_backward`; dy/count multiplies the three small results, not the M × V residual."""
-    h, weight, residual, count = cache
-    scale = dy / count
+    h, weight, residual, divisor = cache
+    scale = dy / divisor
     dh, dweight = residual @ weight, residual.T @ (h * scale)
     dh *= scale
     return dh, dweight, np.full(len(h), scale, h.dtype) @ residual
@@ -205,7 +203,7 @@ def attention_forward(
     if rng is None or rate == 0:
         y = weights @ v
         return y, AttentionCache(q, k, v, weights, None, y)
-    kept = draw_keep(weights.shape, rate, rng, np)
+    kept = draw_keep(weights.shape, rate, rng, array_module(weights))
     y = (weights * kept.keep) @ v
     y *= kept.scale
     return y, AttentionCache(q, k, v, weights, kept, y)
@@ -231,16 +229,21 @@ def attention_backward(dy: Array, cache: AttentionCache) -> tuple[Array, Array, 
     return dq, dk, dv
 
 
-def embedding_backward(dy: Array, cache: LookupCache) -> Array:
-    """As `ops.embedding_backward`; equal ids are brought together by a stable sort and summed run by run."""
+def embedding_backward(dy: Array, cache: LookupCache) -> RowGradient:
+    """As `ops.embedding_backward`, of which only the rows that were read are kept: the table may be large.
+
+    Equal ids are brought together by a stable sort and summed run by run, always in the same order.
+    """
     ids, shape = cache.ids.reshape(-1), cache.shape
-    dweight = np.zeros(shape, dy.dtype)
-    if ids.size:
-        order = np.argsort(ids, kind="stable")
-        in_order = ids[order]
-        starts = np.flatnonzero(np.concatenate(([True], in_order[1:] != in_order[:-1])))
-        dweight[in_order[starts]] = np.add.reduceat(dy.reshape(-1, shape[-1])[order], starts, axis=0)
-    return dweight
+    order = np.argsort(ids, kind="stable")
+    in_order = ids[order]
+    starts = np.flatnonzero(np.diff(in_order, prepend=-1))
+    sums = (
+        np.add.reduceat(dy.reshape(-1, shape[-1])[order], starts, axis=0)
+        if ids.size
+        else np.zeros((0, shape[-1]), dy.dtype)
+    )
+    return RowGradient(in_order[starts], sums, shape)
 
 
 TWINS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {

@@ -21,7 +21,7 @@ masked_cross_entropy = op("masked_cross_entropy")
 cross_entropy = op("cross_entropy")
 
 
-PRESETS: dict[str, dict[str, int]] = {
+PRESETS: dict[str, dict[str, Any]] = {
     name: {
         "num_hidden_layers": layers,
         "hidden_size": d,
@@ -56,6 +56,12 @@ class BertConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
+
+    def __post_init__(self) -> None:
+        """Raise InputError for values that no BERT can have."""
+        super().__post_init__()
+        if self.pad_token_id >= self.vocab_size:
+            raise InputError(f"config: pad_token_id {self.pad_token_id} is outside the vocabulary of {self.vocab_size}")
 
 
 class BertInputs(NamedTuple):
@@ -95,15 +101,18 @@ class BertEmbeddings(Module):
         segments, segment_cache = self.token_type_embeddings.forward(inputs.token_type_ids)
         x, norm_cache = self.norm.forward(words + positions + segments)
         x, dropout_cache = self.dropout.forward(x, rng)
-        return x, (word_cache, position_cache, segment_cache, norm_cache, dropout_cache, inputs.position_ids.shape[0])
+        return x, (inputs, word_cache, position_cache, segment_cache, norm_cache, dropout_cache)
 
     def backward(self, dx: Array, cache: Any, grads: Grads) -> None:
         """All three tables get the same gradient, each summed over the places where a row was read."""
-        word_cache, position_cache, segment_cache, norm_cache, dropout_cache, position_rows = cache
+        inputs, word_cache, position_cache, segment_cache, norm_cache, dropout_cache = cache
         dsum = self.norm.backward(self.dropout.backward(dx, dropout_cache), norm_cache, grads)
-        self.word_embeddings.backward(dsum, word_cache, grads, untrained=self.pad)
+        trained = (inputs.input_ids != self.pad)[
+            ..., None
+        ]  # no look-up trains the padding's embedding, as in Hugging Face
+        self.word_embeddings.backward(dsum * trained, word_cache, grads)
         self.token_type_embeddings.backward(dsum, segment_cache, grads)
-        dpositions = dsum.sum(axis=0, keepdims=True) if position_rows == 1 else dsum
+        dpositions = dsum.sum(axis=0, keepdims=True) if len(inputs.position_ids) == 1 else dsum
         self.position_embeddings.backward(dpositions, position_cache, grads)
 
 
@@ -206,7 +215,7 @@ class BertModel(PreTrainedModel):
         yield x, None
         for layer in self.layers:
             x, cache = layer.forward(x, inputs.mask)
-            weights = cache.attention.attention.cache.weights
+            weights = getattr(cache.attention.attention.cache, "weights", None)  # another's pair may keep none
             del cache  # evaluation keeps nothing that only backward needs
             yield x, weights
 
@@ -214,7 +223,7 @@ class BertModel(PreTrainedModel):
         self, input_ids: Array, attention_mask: Array | None = None, token_type_ids: Array | None = None,
         position_ids: Array | None = None, output_hidden_states: bool = False, output_attentions: bool = False,
     ) -> ModelOutput:  # fmt: skip
-        """Evaluate: `last_hidden_state` (B, T, D), `pooler_output` (B, D), and on request all layers' states and weights."""
+        """Evaluate: `last_hidden_state` (B, T, D), `pooler_output` (B, D); on request every layer's own."""
         inputs = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids)
         states: list[Array] = []
         attentions: list[Array] = []
@@ -304,12 +313,12 @@ class BertForPreTraining(PreTrainedModel):
         self, batch: dict[str, Array], counts: dict[str, int], grads: Grads, rng: np.random.Generator | None
     ) -> dict[str, float]:
         """One share of a step: both losses over its part of the batch, divided by the whole batch's `counts`."""
-        inputs, targets = self._check(counts=counts, **batch)
+        inputs, targets = self._check(batch, counts)
         losses, cache = self.forward(inputs, targets, rng)
         self.backward(cache, grads)
         return {name: float(loss) for name, loss in losses.items()}
 
-    def loss_and_grads(self, rng: np.random.Generator | None = None, **batch: Array) -> tuple[float, dict[str, Array]]:
+    def loss_and_grads(self, rng: np.random.Generator | None = None, **batch: Any) -> tuple[float, dict[str, Array]]:
         """Return the total loss and {Hugging Face key: gradient}; with an `rng` there is dropout.
 
         Takes input_ids, attention_mask, token_type_ids, position_ids, labels and next_sentence_label.
@@ -320,10 +329,9 @@ class BertForPreTraining(PreTrainedModel):
         return sum(losses.values()), self.named_gradients(grads)
 
     def predict_masked(self, batch: dict[str, Array]) -> tuple[Array, Array, Array]:
-        """Evaluate where it was asked: logits (M, V) at the masked positions, their true ids (M,), NSP logits (B, 2)."""
-        inputs, targets = self._check(**batch)
-        for hidden, _ in self.bert.watch(inputs):
-            pass
+        """Evaluate: logits (M, V) at the masked positions alone, their true ids (M,), and NSP logits (B, 2)."""
+        inputs, targets = self._check(batch)
+        *_, (hidden, _) = self.bert.watch(inputs)
         h, _ = take_positions.forward(hidden, targets.positions)
         h, _ = self.predictions.forward(h)
         pooled, _ = self.bert.pooler.forward(hidden)
@@ -335,7 +343,7 @@ class BertForPreTraining(PreTrainedModel):
         position_ids: Array | None = None, labels: Array | None = None, next_sentence_label: Array | None = None,
         output_hidden_states: bool = False, output_attentions: bool = False,
     ) -> ModelOutput:  # fmt: skip
-        """Evaluate: `prediction_logits` (B, T, V), `seq_relationship_logits` (B, 2), and `loss` where labels are given."""
+        """Evaluate: `prediction_logits` (B, T, V), `seq_relationship_logits` (B, 2); `loss` where labels are given."""
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states, output_attentions
         )
@@ -346,7 +354,7 @@ class BertForPreTraining(PreTrainedModel):
         )
         if labels is not None or next_sentence_label is not None:
             targets = check_targets(labels, next_sentence_label, self.config, out.prediction_logits.shape[:2])
-            loss = 0.0
+            loss: Any = 0.0
             if targets.counts["mlm"]:
                 logits = out.prediction_logits.reshape(-1, self.config.vocab_size)[targets.positions]
                 loss = loss + cross_entropy.forward(logits, targets.ids)[0]
@@ -358,13 +366,11 @@ class BertForPreTraining(PreTrainedModel):
                 out[name] = encoded[name]
         return out
 
-    def _check(
-        self, input_ids: Array, attention_mask: Array | None = None, token_type_ids: Array | None = None,
-        position_ids: Array | None = None, labels: Array | None = None, next_sentence_label: Array | None = None,
-        counts: dict[str, int] | None = None,
-    ) -> tuple[BertInputs, BertTargets]:  # fmt: skip
-        inputs = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids)
-        return inputs, check_targets(labels, next_sentence_label, self.config, inputs.input_ids.shape, counts)
+    def _check(self, batch: dict[str, Array], counts: dict[str, int] | None = None) -> tuple[BertInputs, BertTargets]:
+        asked = {"labels", "next_sentence_label"}
+        inputs = check_inputs(self.config, **{name: array for name, array in batch.items() if name not in asked})
+        labels, nsp = batch.get("labels"), batch.get("next_sentence_label")
+        return inputs, check_targets(labels, nsp, self.config, inputs.input_ids.shape, counts)
 
 
 def check_inputs(
@@ -373,31 +379,44 @@ def check_inputs(
 ) -> BertInputs:  # fmt: skip
     """Check a batch at the door, on the host, and fill in what was left out.
 
-    Raises InputError for ids outside their tables, a sequence over the longest, shapes that differ, or a row in
-    which all is padding.
+    Raises InputError for ids outside their tables, a sequence over the longest, shapes that differ, a mask that is
+    not of 0 and 1, or a row in which all is padding.
     """
-    ids = np.asarray(input_ids)
+    ids = as_array("input_ids", input_ids)
     if ids.ndim != 2 or ids.size == 0:
         raise InputError(f"input_ids: shape {ids.shape} given, expected (batch, length); a single sequence needs [ids]")
     require_ids(ids, config.vocab_size, "input_ids")
     if ids.shape[1] > config.max_position_embeddings:
         raise InputError(
-            f"input_ids: length {ids.shape[1]} is over max_position_embeddings {config.max_position_embeddings}; truncate"
+            f"input_ids: length {ids.shape[1]} is over the model's {config.max_position_embeddings} positions; truncate"
         )
-    segments = np.zeros_like(ids) if token_type_ids is None else np.asarray(token_type_ids)
-    positions = np.arange(ids.shape[1])[None] if position_ids is None else np.atleast_2d(position_ids)
+    segments = np.zeros_like(ids) if token_type_ids is None else as_array("token_type_ids", token_type_ids)
+    positions = np.arange(ids.shape[1]) if position_ids is None else as_array("position_ids", position_ids)
+    positions = np.atleast_2d(positions)
     require_ids(segments, config.type_vocab_size, "token_type_ids")
     require_ids(positions, config.max_position_embeddings, "position_ids")
-    visible = np.ones(ids.shape, bool) if attention_mask is None else np.asarray(attention_mask) != 0
+    visible = np.ones_like(ids) if attention_mask is None else as_array("attention_mask", attention_mask)
     for name, array in (("token_type_ids", segments), ("attention_mask", visible)):
         if array.shape != ids.shape:
             raise InputError(f"{name}: shape {array.shape} given, expected that of input_ids, {ids.shape}")
     if positions.shape not in (ids.shape, (1, ids.shape[1])):
         raise InputError(f"position_ids: shape {positions.shape} given, expected that of input_ids, {ids.shape}")
+    strange = visible[(visible != 0) & (visible != 1)]
+    if strange.size:
+        raise InputError(f"attention_mask: {strange[0]} given, expected 1 (a token) or 0 (padding), not scores to add")
+    visible = visible != 0
     empty = np.flatnonzero(~visible.any(axis=1))
     if empty.size:
         raise InputError(f"attention_mask: row {empty[0]} is all padding; every sequence needs a token to attend to")
     return BertInputs(ids, segments, positions, None if visible.all() else visible[:, None, None, :])
+
+
+def as_array(name: str, values: Any) -> Array:
+    """Return the values as an array. Raises InputError for rows of different lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"{name}: the rows differ in length; pad them (the tokenizer's padding=True)") from error
 
 
 def check_targets(
@@ -412,7 +431,7 @@ def check_targets(
         raise InputError("nothing to learn from: give labels, next_sentence_label or both")
     positions = ids = np.zeros(0, int)
     if labels is not None:
-        labels = np.asarray(labels)
+        labels = as_array("labels", labels)
         if shape is not None and labels.shape != shape:
             raise InputError(f"labels: shape {labels.shape} given, expected that of input_ids, {shape}")
         positions = np.flatnonzero(labels != IGNORE)
@@ -420,7 +439,7 @@ def check_targets(
         require_ids(ids, config.vocab_size, "labels")
     nsp = None
     if next_sentence_label is not None:
-        nsp = np.asarray(next_sentence_label).reshape(-1)
+        nsp = as_array("next_sentence_label", next_sentence_label).reshape(-1)
         if shape is not None and nsp.shape != shape[:1]:
             raise InputError(f"next_sentence_label: {nsp.size} given, expected one for each of {shape[0]} rows")
         require_ids(nsp, 2, "next_sentence_label (0 = is next, 1 = is not)")

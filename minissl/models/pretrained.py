@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
@@ -34,23 +34,27 @@ class PreTrainedConfig:
 
     model_type: ClassVar[str]
 
+    def __post_init__(self) -> None:
+        """Raise InputError for a field of another type than its default, a size below 1 or a negative number."""
+        for field in fields(self):
+            value, default = getattr(self, field.name), cast(Any, field.default)
+            kind = (int, float) if isinstance(default, float) else type(default)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise InputError(f"config: {field.name} is {value!r}, expected something like {default!r}")
+            if isinstance(default, (int, float)) and not value >= min(int(default), 1):
+                raise InputError(f"config: {field.name} is {value!r}, expected {min(int(default), 1)} or more")
+
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """Build from a dictionary; fields that minissl does not use are passed over.
 
-        Raises InputError where it describes another family of models or a field has the wrong type.
+        Raises InputError where it describes another family of models or a value cannot be.
         """
         given = values.get("model_type", cls.model_type)
         if given != cls.model_type:
             raise InputError(f"config: model_type {given!r} given, {cls.__name__} expects {cls.model_type!r}")
-        known = {f.name: f for f in fields(cls)}
-        chosen = {name: value for name, value in values.items() if name in known}
-        for name, value in chosen.items():
-            default = known[name].default
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not (number if isinstance(default, (int, float)) else isinstance(value, type(default))):
-                raise InputError(f"config: {name} is {value!r}, expected something like {default!r}")
-        return cls(**chosen)
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -84,13 +88,14 @@ class PreTrainedModel(Module):
         return named | {alias: named[key] for alias, key in self.aliases.items()}
 
     def state_dict(self) -> dict[str, Array]:
-        """Hugging Face state-dict key -> weight, in Hugging Face's shape; tied weights stand under each of their keys."""
+        """Hugging Face state-dict key -> weight, in Hugging Face's shape; a tied weight has each of its keys."""
         return self._with_aliases({key: param.data for key, param in self.named_parameters()})
 
     def load_state_dict(self, weights: dict[str, Array]) -> None:
         """Copy weights in, converted to this model's dtype; the aliases of tied weights may be absent.
 
-        Raises InputError naming the keys that are missing, unexpected or of another shape; nothing is loaded then.
+        Raises InputError naming the keys that are missing, unexpected or of another shape, and for an alias with
+        weights of its own; nothing is loaded then.
         """
         params = dict(self.named_parameters())
         missing = [key for key in params if key not in weights]
@@ -100,10 +105,14 @@ class PreTrainedModel(Module):
                 f"{type(self).__name__}: weights do not fit; missing: {_some(missing)}; unexpected: {_some(unexpected)}"
             )
         for key, param in params.items():
-            if np.shape(weights[key]) != param.data.shape:
+            shape = np.shape(weights[key])
+            if shape != param.data.shape:
                 raise InputError(
-                    f"{type(self).__name__}: {key} has shape {np.shape(weights[key])}, the config expects {param.data.shape}"
+                    f"{type(self).__name__}: {key} has shape {shape}, the config expects {param.data.shape}"
                 )
+        for alias, key in self.aliases.items():
+            if alias in weights and not np.array_equal(weights[alias], weights[key], equal_nan=True):
+                raise InputError(f"{type(self).__name__}: {alias} differs from {key}, to which it is tied here")
         for key, param in params.items():
             param.data[...] = weights[key]
 
@@ -127,7 +136,7 @@ class PreTrainedModel(Module):
         check_dtype(dtype)
         weights, _ = read_arrays(Path(folder) / "model.safetensors")
         model = cls(cls.config_class.from_pretrained(folder), dtype=dtype)
-        model.load_state_dict(model.select(weights))
+        model.load_state_dict(model.select(_present_names(weights)))
         return model
 
     def select(self, weights: dict[str, Array]) -> dict[str, Array]:
@@ -144,8 +153,18 @@ class PreTrainedModel(Module):
 
 
 def check_dtype(dtype: str) -> None:
+    """Raise InputError for a dtype that models are not held in."""
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} given, expected one of: {', '.join(DTYPES)}")
+
+
+def _present_names(weights: dict[str, Array]) -> dict[str, Array]:
+    """Rename what old checkpoints (bert-base-uncased is one) call otherwise, and leave out their constant buffer."""
+    return {
+        key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): weight
+        for key, weight in weights.items()
+        if not key.endswith("embeddings.position_ids")
+    }
 
 
 def _some(keys: list[str], most: int = 4) -> str:

@@ -1,7 +1,7 @@
 """Layers: they own parameters and compose ops. They never hold an activation or a gradient.
 
-    y, cache = layer.forward(x, ...)
-    dx = layer.backward(dy, cache, grads)       # parameter gradients are added to `grads`, which the caller owns
+y, cache = layer.forward(x, ...)
+dx = layer.backward(dy, cache, grads)       # parameter gradients are added to `grads`, which the caller owns
 """
 
 from minissl.nn.attention import MultiHeadAttention

@@ -85,4 +85,4 @@ class MultiHeadAttention(Module):
         for i, layer in enumerate(layers):
             grads.add(layer.weight, dweight[i * d : (i + 1) * d])
             grads.add(layer.bias, dbias[i * d : (i + 1) * d])
-        return dx  # type: ignore[no-any-return]
+        return dx

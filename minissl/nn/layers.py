@@ -19,7 +19,7 @@ dropout = op("dropout")
 
 @dataclass
 class Init:
-    """How new parameters are drawn: normal with standard deviation `std`, on the host, so that a seed means one model."""
+    """How parameters begin: normal with standard deviation `std`, drawn on the host, so that a seed means one model."""
 
     rng: np.random.Generator
     dtype: str = "float32"
@@ -54,7 +54,7 @@ class Linear(Module):
         dx, dweight, dbias = linear.backward(dy, cache)
         grads.add(self.weight, dweight)
         grads.add(self.bias, dbias)
-        return dx  # type: ignore[no-any-return]
+        return dx
 
 
 class Embedding(Module):
@@ -67,12 +67,9 @@ class Embedding(Module):
         """ids (…) -> y (…, D)."""
         return embedding.forward(ids, self.weight.data)
 
-    def backward(self, dy: Array, cache: Any, grads: Grads, untrained: int | None = None) -> None:
-        """Ids have no gradient; the rows that were read do, all but the `untrained` one (padding)."""
-        dweight = embedding.backward(dy, cache)
-        if untrained is not None:
-            dweight[untrained] = 0
-        grads.add(self.weight, dweight)
+    def backward(self, dy: Array, cache: Any, grads: Grads) -> None:
+        """Ids have no gradient; the rows that were read do."""
+        grads.add(self.weight, embedding.backward(dy, cache))
 
 
 class LayerNorm(Module):
@@ -92,7 +89,7 @@ class LayerNorm(Module):
         dx, dgain, dbias = layer_norm.backward(dy, cache)
         grads.add(self.gain, dgain)
         grads.add(self.bias, dbias)
-        return dx  # type: ignore[no-any-return]
+        return dx
 
 
 class Dropout(Module):
@@ -109,4 +106,4 @@ class Dropout(Module):
 
     def backward(self, dy: Array, cache: Any, grads: Grads | None = None) -> Array:
         """dy -> dy · keep/(1 - rate), or dy itself where nothing was dropped."""
-        return dy if cache is None else dropout.backward(dy, cache)  # type: ignore[no-any-return]
+        return dy if cache is None else dropout.backward(dy, cache)

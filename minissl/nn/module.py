@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from minissl.backend import Array, array_module
+from minissl.kernels.rows import RowGradient
 
 
 class Param:
@@ -62,36 +63,39 @@ class Module:
 
 
 class Grads:
-    """A gradient for every parameter of a module: one flat buffer, laid out as `Module.pack` lays out the parameters."""
+    """A gradient for every parameter of a module: one flat buffer, laid out as by `Module.pack`."""
 
     def __init__(self, module: Module):
         params = packing_order(module)
         first = params[0].data
         self.flat: Array = array_module(first).zeros(sum(p.data.size for p in params), first.dtype)
-        self._views = {id(p): view for p, view in zip(params, _views(self.flat, params), strict=True)}
-        self._written: set[int] = set()
+        self._views = dict(zip(params, _views(self.flat, params), strict=True))
+        self._written: set[Param] = set()
 
-    def add(self, param: Param, gradient: Array) -> None:
+    def add(self, param: Param, gradient: Array | RowGradient) -> None:
         """Add to the parameter's gradient: a parameter used twice gets the sum of both."""
-        view = self._views[id(param)]
-        if id(param) in self._written:
+        view = self._views[param]
+        if isinstance(gradient, RowGradient):
+            view = self[param]
+            view[gradient.ids] += gradient.rows
+        elif param in self._written:
             view += gradient
         else:  # the first addition overwrites what the step before left, which saves a pass that zeroes the buffer
             view[...] = gradient
-            self._written.add(id(param))
+            self._written.add(param)
 
     def __getitem__(self, param: Param) -> Array:
         """Return the parameter's gradient so far."""
-        view = self._views[id(param)]
-        if id(param) not in self._written:
+        view = self._views[param]
+        if param not in self._written:
             view[...] = 0
-            self._written.add(id(param))
+            self._written.add(param)
         return view
 
     def collect(self) -> Array:
         """Return the flat buffer, with zeros for the parameters that nothing reached, and start afresh."""
-        for key, view in self._views.items():
-            if key not in self._written:
+        for param, view in self._views.items():
+            if param not in self._written:
                 view[...] = 0
         self._written.clear()
         return self.flat

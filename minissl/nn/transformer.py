@@ -75,4 +75,4 @@ class TransformerLayer(Module):
         da = dsum + self.feed_forward.backward(dh, cache.feed_forward, grads)
         dsum = self.attention_norm.backward(da, cache.attention_norm, grads)
         dh = self.dropout.backward(dsum, cache.attention_dropout)
-        return dsum + self.attention.backward(dh, cache.attention, grads)  # type: ignore[no-any-return]
+        return dsum + self.attention.backward(dh, cache.attention, grads)

@@ -12,7 +12,7 @@ class CrossEntropyCache(NamedTuple):
 
     log_probs: Array
     targets: Array
-    count: int
+    divisor: int
 
 
 class MaskedCrossEntropyCache(NamedTuple):
@@ -22,31 +22,43 @@ class MaskedCrossEntropyCache(NamedTuple):
     cross_entropy: CrossEntropyCache
 
 
+def check_targets(targets: Array, rows: int, classes: int, count: int | None) -> int:
+    """Return what the sum over the targets divides by. Raises InputError where targets, rows and classes do not fit."""
+    if targets.shape != (rows,):
+        raise InputError(
+            f"cross-entropy: targets {targets.shape} for {rows} rows of logits; every row needs one target"
+        )
+    divisor = rows if count is None else count
+    if divisor < 1:
+        raise InputError("cross-entropy: no target to average over; does any label differ from -100?")
+    require_ids(targets, classes, "cross-entropy targets")
+    return divisor
+
+
 def cross_entropy_forward(logits: Array, targets: Array, count: int | None = None) -> tuple[Array, CrossEntropyCache]:
     """loss = -1/count Σ_n log p(target_n), p = softmax(logits), for logits (N, C) and integer targets (N,), in nats.
 
     `count` defaults to N. A share of a larger batch passes the count of the whole batch, so that shares add up.
 
-    Raises InputError where there is nothing to average over, and for a target outside 0 … C-1.
+    Raises InputError where there is nothing to average over, unless every row of logits has one target, and for a
+    target outside 0 … C-1.
     """
-    count = len(targets) if count is None else count
-    if count < 1:
-        raise InputError("cross-entropy: no target to average over; does any label differ from -100?")
-    require_ids(targets, logits.shape[-1], "cross-entropy targets")
+    rows, classes = logits.shape
+    divisor = check_targets(targets, rows, classes, count)
     xp = array_module(logits)
     shifted = logits - logits.max(axis=-1, keepdims=True)
     log_probs = shifted - xp.log(xp.exp(shifted).sum(axis=-1, keepdims=True))
-    loss = -log_probs[xp.arange(len(targets)), targets].sum() / count
-    return loss, CrossEntropyCache(log_probs, targets, count)
+    loss = -log_probs[xp.arange(len(targets)), targets].sum() / divisor
+    return loss, CrossEntropyCache(log_probs, targets, divisor)
 
 
 def cross_entropy_backward(dy: Array, cache: CrossEntropyCache) -> Array:
     """dlogits = dy/count (p - onehot(target)): what was predicted less what was true."""
-    log_probs, targets, count = cache
+    log_probs, targets, divisor = cache
     xp = array_module(log_probs)
     dlogits = xp.exp(log_probs)
     dlogits[xp.arange(len(targets)), targets] -= 1
-    return dlogits * (dy / count)
+    return dlogits * (dy / divisor)
 
 
 def masked_cross_entropy_forward(

@@ -1,10 +1,10 @@
 """Inverted dropout (Srivastava et al. 2014): what survives is scaled up, so that evaluation needs no change."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array, array_module
+from minissl.backend import Array, ArrayLibrary, array_module
 from minissl.errors import InputError
 
 LEVELS = 1 << 16
@@ -17,7 +17,7 @@ class DropoutCache(NamedTuple):
     scale: float
 
 
-def draw_keep(shape: tuple[int, ...], rate: float, rng: np.random.Generator, xp: Any) -> DropoutCache:
+def draw_keep(shape: tuple[int, ...], rate: float, rng: np.random.Generator, xp: ArrayLibrary) -> DropoutCache:
     """Draw which entries stay: 16 random bits each, so the rate is rounded to 1/65536 and the scale fits it exactly.
 
     The bits are drawn on the host, four entries to a 64-bit word, and moved: one seed means one mask on any device.

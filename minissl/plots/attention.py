@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,17 +12,18 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from minissl.backend import Array
 from minissl.errors import InputError
-from minissl.plots import FONT, save, style
+from minissl.plots import FONT, RED, save, style
 
 MOST_PANELS = 4  # layers down, and heads across
 MOST_TOKENS = 32
 MOST_CELLS = 48  # side by side over all panels: with more, a slide could not show their names
 MOST_LETTERS = 12
-CELL_INCHES = 0.19
-COLOURS = "magma_r"  # nearly white for nothing; the lightness alone gives the order
+CELL_INCHES, LETTER_INCHES = 0.19, 0.085
+COLOURS = "Blues"  # white for nothing; the lightness alone gives the order
 
 
 def plot_attention(attentions: Sequence[Array], tokens: Sequence[str], path: str | Path) -> None:
@@ -42,15 +44,11 @@ def plot_attention(attentions: Sequence[Array], tokens: Sequence[str], path: str
     shown = min(T, MOST_TOKENS, MOST_CELLS // max(len(layers), len(heads)))
     maps = np.stack([attentions[layer][0, heads, :shown, :shown] for layer in layers]).astype(np.float64)
 
-    lines = [
-        f"{len(some)} of {number:,} {what}"
-        for what, some, number in (("layers", layers, len(attentions)), ("heads", heads, attentions[0].shape[1]))
-        if len(some) < number
-    ]
-    lines += [f"the first {shown} of {T:,} tokens"] if shown < T else []
+    drawn = [(len(layers), len(attentions), "layers"), (len(heads), attentions[0].shape[1], "heads")]
+    parts = [f"{some} of {number} {what}" for some, number, what in drawn if some < number]
+    parts += [f"the first {shown} of {T} tokens"] if shown < T else []
     with style():
-        figure = _draw(maps, layers, heads, [printable(token) for token in tokens[:shown]], 1 / T)
-        figure.suptitle("\n".join(["Who attends to whom", *lines]))
+        figure = _draw(maps, layers, heads, [printable(token) for token in tokens[:shown]], ", ".join(parts), 1 / T)
         save(figure, path)
 
 
@@ -69,25 +67,30 @@ def printable(token: str) -> str:
     return text if len(text) <= MOST_LETTERS else text[: MOST_LETTERS - 1] + "…"
 
 
-def _draw(maps: Array, layers: list[int], heads: list[int], names: list[str], even: float) -> Figure:
+def _draw(maps: Array, layers: list[int], heads: list[int], names: list[str], part: str, even: float) -> Figure:
     """The grid of maps (layers, heads, queries, keys) with one colour scale. `even` is the weight of an even share."""
+    side, margin = max(len(names) * CELL_INCHES, 1.9), max(len(name) for name in names) * LETTER_INCHES
+    size = (len(heads) * (side + 0.1) + margin + 2.0, len(layers) * (side + 0.35) + margin + 1.0)
+    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.08, h_pad=0.08, compress=True))
+    grid = figure.subplots(len(layers), len(heads), squeeze=False, sharex=True, sharey=True)
     # a few weights near 1 would leave the rest white, and the noise of a nearly even map is no pattern
     top = min(1.0, max(3 * even, float(np.quantile(maps, 0.99))))
     colours = ScalarMappable(Normalize(0, top), COLOURS)
-    side = max(len(names) * CELL_INCHES, 1.9)
-    size = (len(heads) * (side + 0.1) + 2.6, len(layers) * (side + 0.4) + 2.4)
-    figure = Figure(figsize=size, layout="compressed")
-    grid = figure.subplots(len(layers), len(heads), squeeze=False, sharex=True, sharey=True)
     for i, layer in enumerate(layers):
         for j, head in enumerate(heads):
             grid[i, j].imshow(maps[i, j], cmap=colours.cmap, norm=colours.norm)
             grid[i, j].set_title(f"layer {layer + 1}, head {head + 1}", fontsize=13)
             _name_tokens(grid[i, j], names)
-    figure.supxlabel("is attended to (keys)")
-    figure.supylabel("attends (queries)")
+    for axes in grid[-1]:
+        axes.set_xlabel("attended to (key)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("attending (query)")
+    title = textwrap.wrap(part, int(size[0] / LETTER_INCHES / 1.6))
+    figure.suptitle("\n".join(["Who attends to whom", *title]), fontsize=15, fontweight="bold")
     bar = figure.colorbar(colours, ax=grid, extend="max" if maps.max() > top else "neither", shrink=0.8, aspect=30)
-    bar.set_label(f"attention weight (line: an even share, {even:.2g})")
-    bar.ax.axhline(even, color="black", linewidth=2)
+    bar.set_label("attention weight")
+    bar.ax.axhline(even, color=RED, linewidth=2)
+    bar.ax.annotate("even\n1/T", (0, even), (-4, 0), textcoords="offset points", color=RED, ha="right", va="center")
     return figure
 
 

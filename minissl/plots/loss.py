@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from minissl.backend import Array
@@ -22,9 +23,7 @@ DRAWN_STEPS = 1000  # more would run together
 LABEL_GAP = 0.07  # of the panel's height: one line of text
 
 
-def plot_losses(
-    records: Sequence[Mapping[str, Any]], landmarks: Mapping[str, float | None], path: str | Path
-) -> None:
+def plot_losses(records: Sequence[Mapping[str, Any]], landmarks: Mapping[str, float | None], path: str | Path) -> None:
     """Draw the losses of a run: masked LM, and next sentence where it was trained.
 
     `records` are the lines of `log.jsonl`: `step`, `mlm`, and where there are any `nsp`, `heldout_mlm_loss` and
@@ -36,8 +35,8 @@ def plot_losses(
         raise InputError(f"{path}: nothing to draw, the log holds no masked-LM loss; did the run finish a step?")
     width, height = PANEL_INCHES
     with style():
-        figure = Figure(figsize=(width * len(panels), height), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)  # type: ignore[union-attr]
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
+        figure = Figure(figsize=(width * len(panels), height), layout=layout)
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         known = {name: value for key, name in LANDMARKS.items() if (value := landmarks.get(key)) is not None}
         _draw(axes[0], records, "mlm", "Guessing the masked words", known, digits=2)
@@ -56,12 +55,12 @@ def _draw(
     steps, losses = _series(records, key)
     smooth = smoothed(losses)
     heldout_steps, heldout = _series(records, f"heldout_{key}_loss")
-    dot = "o" if len(steps) < 10 else ""  # a line through one point is invisible
     drawn = np.arange(len(steps))[:: -math.ceil(len(steps) / DRAWN_STEPS)][::-1]  # from the end: the last one counts
+    line = "o-" if len(steps) < 10 else "-"  # a line through one point is invisible
     axes.plot(steps[drawn], losses[drawn], ".", color=PALE, markersize=4, label="training, single steps")
-    axes.plot(steps[drawn], smooth[drawn], color=BLUE, linewidth=2.5, marker=dot, label="training, smoothed", clip_on=False)
+    axes.plot(steps[drawn], smooth[drawn], line, color=BLUE, linewidth=2.5, label="training, smoothed", clip_on=False)
     if len(heldout):
-        axes.plot(heldout_steps, heldout, "o-", color=RED, linewidth=2, markersize=6, label="held-out", clip_on=False)
+        axes.plot(heldout_steps, heldout, "o-", color=RED, linewidth=2, label="held-out", clip_on=False)
     for value in landmarks.values():
         axes.axhline(value, color=GREY, linestyle=(0, (5, 3)), linewidth=1.5)
 

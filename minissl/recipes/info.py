@@ -46,4 +46,6 @@ def _gpu() -> str:
         names = [cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
         return f"CuPy {cupy.__version__}, {', '.join(names)}"
     except Exception as error:  # CuPy raises its driver's and its linker's own errors
-        return f"none: CuPy {sys.modules['cupy'].__version__ if 'cupy' in sys.modules else ''} finds no device ({error})"
+        return (
+            f"none: CuPy {sys.modules['cupy'].__version__ if 'cupy' in sys.modules else ''} finds no device ({error})"
+        )

@@ -15,7 +15,6 @@ from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.files import write_json
 from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
-from minissl.pretext.mlm import IGNORE
 from minissl.recipes.tasks import Batch, HmmTask, Landmarks, TaskOptions, TextTask, make_task
 from minissl.training.adamw import AdamW
 from minissl.training.loop import train
@@ -79,15 +78,15 @@ class PretrainOptions:
     def task(self) -> TaskOptions:
         """The part that says how batches are made."""
         nsp = self.nsp and self.data != "hmm"  # the synthetic language has sentences, no documents
-        return TaskOptions(
-            self.data, self.seq_len, self.batch_size, self.vocab_size, nsp, self.whole_word, self.seed
-        )
+        return TaskOptions(self.data, self.seq_len, self.batch_size, self.vocab_size, nsp, self.whole_word, self.seed)
 
     def training(self) -> TrainingOptions:
         """The part that says how to train."""
         adamw = AdamW(bias_correction=self.bias_correction)
         threads = self.threads or available_cores()
-        return TrainingOptions(self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw)
+        return TrainingOptions(
+            self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw
+        )
 
 
 def next_folder(data: str) -> Path:
@@ -111,7 +110,7 @@ def pretrain(options: PretrainOptions, out: Path, say: Callable[[str], None]) ->
 
 
 def resume(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Go on with the run in `out`, to the very weights that it would have reached. Raises InputError where it cannot."""
+    """Go on with the run in `out`, to the very weights it would have reached. Raises InputError where it cannot."""
     began = time.perf_counter()
     folder = RunFolder.open(out)
     if folder.complete:
@@ -198,9 +197,7 @@ def _train(run: _Run, trainer: Trainer) -> None:
                 return {}
             return {f"heldout_{k}": v for k, v in evaluate(trainer.model, curve, trainer).items() if k.endswith("loss")}
 
-        train(
-            trainer, micro_batches, run.folder, run.task.fingerprint, save_every=options.save_every, on_step=on_step
-        )
+        train(trainer, micro_batches, run.folder, run.task.fingerprint, save_every=options.save_every, on_step=on_step)
 
 
 def _beside_landmarks(losses: dict[str, float], landmarks: Landmarks) -> str:
@@ -216,7 +213,8 @@ def evaluate(model: Any, batches: list[Batch], trainer: Trainer) -> dict[str, An
         logits, ids, nsp_logits = model.predict_masked(batches[i])
         return np.array([*_score(logits, ids), *_score(nsp_logits, batches[i].get("next_sentence_label", ids[:0]))])
 
-    mlm_loss, mlm_right, mlm_count, nsp_loss, nsp_right, nsp_count = sum(trainer.workers.map(one, len(batches)))
+    totals = np.sum(trainer.workers.map(one, len(batches)), axis=0)
+    mlm_loss, mlm_right, mlm_count, nsp_loss, nsp_right, nsp_count = totals.tolist()
     return {
         "mlm_loss": float(mlm_loss / mlm_count),
         "mlm_accuracy": float(mlm_right / mlm_count),
@@ -243,7 +241,7 @@ def _finish(run: _Run, metrics: dict[str, Any], began: float) -> dict[str, Any]:
     run.model.save_pretrained(folder)
     marks = {"mlm_unigram": landmarks.unigram, "mlm_chance": landmarks.chance, "mlm_floor": landmarks.floor}
     plot_losses(run.folder.read_log(), marks, folder / "loss.png")
-    example = run.task.example()
+    example: dict[str, Any] = run.task.example()
     tokens = run.task.tokenizer.convert_ids_to_tokens(example["input_ids"][0].tolist())
     plot_attention(run.model(**example, output_attentions=True).attentions, tokens, folder / "attention.png")
     metrics = {

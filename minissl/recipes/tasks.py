@@ -55,7 +55,7 @@ class TextTask:
         corpus = load_corpus(o.data, seed=0)  # the split is the corpus's own: no seed moves a text to the other side
         if o.nsp and not corpus.has_next_sentence_pairs:
             raise InputError(
-                f"{o.data}: holds {len(corpus.train) + len(corpus.heldout)} document(s) of two or more sentences, too few "
+                f"{o.data}: has too few documents of two or more sentences "
                 "for next sentence prediction, which needs two to train on and two held out; "
                 "separate documents by blank lines, or train on masked words alone with --no-nsp"
             )
@@ -85,7 +85,7 @@ class TextTask:
         return self._masked(self._pairs, rows, np.random.default_rng([o.seed, MASKS, step]))
 
     def heldout(self, least_rows: int) -> list[Batch]:
-        """At least `least_rows` held-out rows, the same for every run: as many passes over the held-out text as it takes."""
+        """At least `least_rows` rows, the same for every run: as many passes over the held-out text as it takes."""
         batches: list[Batch] = []
         number = rows = 0
         while rows < least_rows:
@@ -118,7 +118,12 @@ class TextTask:
         words = visible & (ids != self.tokenizer.cls_token_id) & (ids != self.tokenizer.sep_token_id)
         starts = self.tokenizer.word_start[ids] if self.options.whole_word else None
         masked, labels = mask_tokens(
-            ids, words, mask_id=self.tokenizer.mask_token_id, vocab_size=len(self.tokenizer), rng=rng, word_starts=starts
+            ids,
+            words,
+            mask_id=self.tokenizer.mask_token_id,
+            vocab_size=len(self.tokenizer),
+            rng=rng,
+            word_starts=starts,
         )
         batch = {
             "input_ids": masked,
@@ -139,7 +144,7 @@ class TextTask:
 
 @dataclass
 class HmmTask:
-    """Masked words of a synthetic language whose lowest possible loss is known. Every batch is new; there are no pairs."""
+    """Masked words of a synthetic language whose lowest possible loss is known. Every batch is new; no pairs."""
 
     options: TaskOptions
     tokenizer: BertTokenizer = field(init=False)

@@ -439,8 +439,9 @@ def _read_tokenizer_json(path: Path) -> tuple[dict[str, Any], list[str]]:
     content = _read_json(path)
     try:
         model, normalizer = content["model"], content["normalizer"]
-        if model.get("type", "WordPiece") != "WordPiece" or normalizer["type"] != "BertNormalizer":
-            raise InputError(f"{path}: a {model['type']} tokenizer, expected BERT's WordPiece")
+        kind = model.get("type", "WordPiece"), normalizer["type"]  # old files leave out the model's
+        if kind != ("WordPiece", "BertNormalizer"):
+            raise InputError(f"{path}: a {kind[0]} tokenizer with the normalizer {kind[1]}, expected BERT's WordPiece")
         if (model["continuing_subword_prefix"], model["max_input_chars_per_word"]) != ("##", MAX_WORD_CHARS):
             raise InputError(f'{path}: expected the prefix "##" and words of up to {MAX_WORD_CHARS} characters')
         arguments = {

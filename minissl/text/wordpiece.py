@@ -228,7 +228,7 @@ def _add_merges(vocab: list[str], words: Mapping[str, int], vocab_size: int, min
         if merged_id == len(vocab):
             vocab.append(piece)
         raised = {}
-        for index in words_with.pop(pair):
+        for index in dict.fromkeys(words_with.pop(pair)):  # each word once, in a fixed order
             before = spellings[index]
             after = spellings[index] = _merge(before, pair, merged_id)
             for old in pairwise(before):

@@ -11,25 +11,28 @@ import numpy as np
 from minissl.nn import Grads, Module
 
 
-def first_nonfinite(model: Any, batch: dict[str, Any], rng: np.random.Generator | None) -> str:
+def first_nonfinite(model: Any, batches: list[dict[str, Any]]) -> str:
     """Say in words which weight, which layer's output or which gradient is the first with NaN or infinity.
 
-    Runs the batch once more: weights first, then layers in the order of the forward pass, then gradients from the
-    output down.
+    Looks at the weights, then runs the batches once more, without dropout: layers in the order of the forward pass,
+    then gradients from the output down.
     """
     with np.errstate(all="ignore"):
         for name, param in model.named_parameters():
             if not np.isfinite(param.data).all():
                 return f"first in the weight {name}"
-        grads = Grads(model)
-        with _watched(model) as seen:
-            model.losses_and_backward(batch, model.counts(batch), grads, rng)
-        if seen:
-            return f"first in the output of {seen[0]}"
-        for name, param in reversed(list(model.named_parameters())):
-            if not np.isfinite(grads[param]).all():
-                return f"first in the gradient of {name}"
-    return "only in the sum of the losses or of the squared gradients: every layer's output and gradient is finite"
+        for batch in batches:
+            grads = Grads(model)
+            with _watched(model) as seen:
+                model.losses_and_backward(batch, model.counts(batch), grads, None)
+            if seen:
+                return f"first in the output of the layer {seen[0]}"
+            for name, param in reversed(list(model.named_parameters())):
+                if not np.isfinite(grads[param]).all():
+                    return f"first in the gradient of {name}"
+        norms = {name: float(np.linalg.norm(grads[param].astype(float))) for name, param in model.named_parameters()}
+    largest = max(norms, key=lambda name: norms[name])
+    return f"every single number is finite; the largest gradient is that of {largest} (norm {norms[largest]:.1e})"
 
 
 @contextmanager

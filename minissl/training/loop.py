@@ -39,7 +39,13 @@ def train(
             except NonFiniteError as error:
                 raise InputError(_explain(trainer, batches, error, folder)) from error
             folder.log(
-                {"step": record.step, **record.losses, "grad_norm": record.grad_norm, "lr": record.lr, **on_step(record)}
+                {
+                    "step": record.step,
+                    **record.losses,
+                    "grad_norm": record.grad_norm,
+                    "lr": record.lr,
+                    **on_step(record),
+                }
             )
             if trainer.step % save_every == 0 or trainer.step == steps or interrupted:
                 folder.save_checkpoint(trainer.state(), trainer.step, fingerprint)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,28 +23,44 @@ class RunFolder:
     def __init__(self, path: Path, settings: dict[str, Any]):
         self.path = path
         self.settings = settings
+        self._made_parents: list[Path] = []
 
     @classmethod
     def create(cls, path: Path, settings: dict[str, Any]) -> RunFolder:
         """Make the folder with its settings inside, in one step. Raises InputError where something is there already."""
         if path.exists():
-            raise InputError(f"{path}: exists; nothing in it was touched. Choose another --out, or go on with --resume {path}")
+            raise InputError(
+                f"{path}: exists; nothing in it was touched. Choose another --out, or go on with --resume {path}"
+            )
+        folder = cls(path, settings)
+        folder._made_parents = [parent for parent in path.parents if not parent.exists()]
         temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
         try:
             temporary.mkdir(parents=True)
             write_json(temporary / SETTINGS, settings)
             os.rename(temporary, path)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # UnicodeError: a file name that is no text cannot be noted
             shutil.rmtree(temporary, ignore_errors=True)
-            raise InputError(f"{path}: the run's folder could not be made ({error.strerror})") from error
-        return cls(path, settings)
+            folder.remove()
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"{path}: the run's folder could not be made ({reason})") from error
+        return folder
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
         """Open a run's folder. Raises InputError where it is none."""
         if not (path / SETTINGS).is_file():
-            raise InputError(f"{path}: not the folder of a run (no {SETTINGS} in it); --resume takes the folder --out named")
+            raise InputError(
+                f"{path}: not the folder of a run (no {SETTINGS} in it); --resume takes the folder --out named"
+            )
+        for part in path.glob(".*.part"):  # what a kill in the middle of writing left
+            part.unlink(missing_ok=True)
         return cls(path, read_json(path / SETTINGS))
+
+    @property
+    def go_on(self) -> str:
+        """Tell a person how to go on with an interrupted run."""
+        return f"go on with: minissl pretrain --resume {shlex.quote(str(self.path))}"
 
     @property
     def complete(self) -> bool:
@@ -51,7 +69,10 @@ class RunFolder:
 
     def save_checkpoint(self, state: dict[str, Array], step: int, fingerprint: str) -> None:
         """Write the training state in place of the last one, whole or not at all."""
-        write_arrays(self.path / CHECKPOINT, state, {"step": str(step), "data": fingerprint})
+        try:
+            write_arrays(self.path / CHECKPOINT, state, {"step": str(step), "data": fingerprint})
+        except InputError as error:
+            raise InputError(f"{error}; when there is room, {self.go_on}") from error
 
     def load_checkpoint(self, fingerprint: str) -> tuple[dict[str, Array], int] | None:
         """Return the last state and its step, or None before the first; the log is cut back to that step.
@@ -72,8 +93,11 @@ class RunFolder:
         return state, step
 
     def remove(self) -> None:
-        """Remove the whole folder: for a run that could not begin."""
+        """Remove the whole folder, and the parents made for it: for a run that could not begin."""
         shutil.rmtree(self.path, ignore_errors=True)
+        with suppress(OSError):  # another run has moved in
+            for parent in self._made_parents:
+                parent.rmdir()
 
     def remove_checkpoint(self) -> None:
         """Remove the training state of a run that has ended."""
@@ -85,17 +109,15 @@ class RunFolder:
             with (self.path / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise InputError(f"{self.path / LOG}: could not be written ({error.strerror})") from error
+            raise InputError(f"{self.path / LOG}: could not be written ({error.strerror}); when there is room, {self.go_on}") from error
 
     def read_log(self) -> list[dict[str, Any]]:
-        """Every whole line of the log; a line that a kill cut short is passed over."""
+        """Every whole line of the log; a line that a kill or a crash cut short is passed over."""
         path = self.path / LOG
         records = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
+        for line in path.read_bytes().splitlines() if path.exists() else []:
+            with suppress(ValueError):  # not JSON, or not UTF-8
                 records.append(json.loads(line))
-            except ValueError:
-                continue
         return records
 
     def _cut_log(self, step: int) -> None:

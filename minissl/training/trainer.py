@@ -44,7 +44,7 @@ class TrainingOptions:
     clip_norm: float = 1.0
     threads: int = field(default_factory=available_cores)
     seed: int = 0
-    adamw: AdamW = AdamW()
+    adamw: AdamW = field(default_factory=AdamW)
 
 
 class StepRecord(NamedTuple):
@@ -62,7 +62,9 @@ class NonFiniteError(InputError):
     def __init__(self, step: int, losses: dict[str, float], grad_norm: float):
         self.step = step
         shown = ", ".join(f"{name} {value}" for name, value in losses.items())
-        super().__init__(f"step {step}: the loss or the gradient is no longer finite ({shown}, gradient norm {grad_norm})")
+        super().__init__(
+            f"step {step}: the loss or the gradient is no longer finite ({shown}, gradient norm {grad_norm})"
+        )
 
 
 class Trainer:
@@ -87,6 +89,18 @@ class Trainer:
         Raises NonFiniteError, with the weights as they were, where the loss or the gradient is not finite.
         """
         self.step += 1
+        try:
+            losses, gradient, norm = self._losses_and_gradient(micro_batches)
+        except BaseException:
+            self.step -= 1
+            for grads in self._grads:  # half a gradient must not reach the next step
+                grads.collect()
+            raise
+        lr = self._update(gradient, norm)
+        return StepRecord(self.step, losses, norm, lr)
+
+    def _losses_and_gradient(self, micro_batches: list[Batch]) -> tuple[dict[str, float], Array, float]:
+        """The losses, the gradient of their sum and its norm, all of them finite."""
         each = [self.model.counts(batch) for batch in micro_batches]
         counts = {name: sum(c[name] for c in each) for name in each[0]}
         losses = dict.fromkeys((name for name, count in counts.items() if count), 0.0)
@@ -96,10 +110,8 @@ class Trainer:
                     losses[name] += loss
         gradient, norm = self._sum_shares()
         if not math.isfinite(norm + sum(losses.values())):
-            self.step -= 1
-            raise NonFiniteError(self.step + 1, losses, norm)
-        lr = self._update(gradient, norm)
-        return StepRecord(self.step, losses, norm, lr)
+            raise NonFiniteError(self.step, losses, norm)
+        return losses, gradient, norm
 
     def _run_shares(self, batch: Batch, counts: dict[str, int], micro: int) -> list[dict[str, float]]:
         """Forward and backward on each thread's rows, into its own gradients; each loss divides by the whole count."""
@@ -132,8 +144,8 @@ class Trainer:
 
         def work(i: int) -> None:
             part, decay = self._slices[i]
-            arrays = (a[part] for a in (self.weights, gradient, self.mean, self.square))
-            adamw_update(*arrays, o.adamw, lr=lr, step=self.step, decay=decay, scale=scale)
+            weights, g, mean, square = (a[part] for a in (self.weights, gradient, self.mean, self.square))
+            adamw_update(weights, g, mean, square, o.adamw, lr=lr, step=self.step, decay=decay, scale=scale)
 
         self.workers.map(work, len(self._slices))
         return lr
@@ -146,7 +158,9 @@ class Trainer:
         """Take up a run after `step`. Raises InputError where the arrays are not this model's."""
         for name, mine in self.state().items():
             if name not in state or state[name].shape != mine.shape or state[name].dtype != mine.dtype:
-                raise InputError(f"checkpoint: {name!r} is missing or has another size than this run's model ({mine.size})")
+                raise InputError(
+                    f"checkpoint: {name!r} is missing or has another size than this run's model ({mine.size})"
+                )
         for name, mine in self.state().items():
             mine[...] = state[name]
         self.step = step

@@ -74,8 +74,14 @@ def test_huge_logits_never_give_nan(cross_entropy):
 def test_refuses_targets_that_are_no_class(cross_entropy):
     logits, _ = logits_and_targets(3)
     for bad in (V, -1, -100):
-        with pytest.raises(InputError, match=f"id {bad} is outside 0 … {V - 1}"):
+        with pytest.raises(InputError, match=f"{bad} is outside 0 … {V - 1}"):
             cross_entropy.forward(logits, np.array([0, bad, 1, 2]))
+
+
+def test_refuses_a_row_without_a_target(cross_entropy):
+    logits, _ = logits_and_targets(3)
+    with pytest.raises(InputError, match=r"targets \(3,\) for 4 rows"):
+        cross_entropy.forward(logits, np.array([0, 1, 2]))
 
 
 def test_refuses_an_empty_batch(cross_entropy):
@@ -116,5 +122,5 @@ def test_masked_refuses_nothing_masked_and_wrong_targets(masked_cross_entropy):
     h, weight, bias, _ = masked_example(6)
     with pytest.raises(InputError, match="no target"):
         masked_cross_entropy.forward(h[:0], weight, bias, np.zeros(0, int))
-    with pytest.raises(InputError, match="-100 marks positions to ignore"):
+    with pytest.raises(InputError, match="-100 marks what is ignored"):
         masked_cross_entropy.forward(h, weight, bias, np.array([1, -100, 2, 3]))

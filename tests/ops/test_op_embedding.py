@@ -37,7 +37,7 @@ def test_embedding_gradient_has_the_same_bits_on_every_call(embedding):
 def test_embedding_refuses_ids_outside_the_table(embedding):
     weight = np.zeros((7, 3))
     for bad in (7, -1, -100):
-        with pytest.raises(InputError, match=f"id {bad} is outside 0 … 6"):
+        with pytest.raises(InputError, match=f"{bad} is outside 0 … 6"):
             embedding.forward(np.array([2, bad]), weight)
     with pytest.raises(InputError, match="expected integers"):
         embedding.forward(np.array([2.0]), weight)
@@ -62,5 +62,5 @@ def test_take_positions_gradient_is_zero_elsewhere(take_positions):
 
 def test_take_positions_refuses_positions_outside_x(take_positions):
     for bad in (8, -1):
-        with pytest.raises(InputError, match=f"id {bad} is outside 0 … 7"):
+        with pytest.raises(InputError, match=f"{bad} is outside 0 … 7"):
             take_positions.forward(np.zeros((2, 4, 3)), np.array([bad]))

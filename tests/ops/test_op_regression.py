@@ -46,7 +46,7 @@ def refuses(op):
     with pytest.raises(InputError, match="no position chosen"):
         op.forward(prediction, target, POSITIONS[:0])
     for bad in (8, -1):
-        with pytest.raises(InputError, match=f"id {bad} is outside 0 … 7"):
+        with pytest.raises(InputError, match=f"{bad} is outside 0 … 7"):
             op.forward(prediction, target, np.array([0, bad]))
 
 
