@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from minissl.errors import InputError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without the letter "≤" shows "?"
+        sys.stdout.reconfigure(errors="replace")
+    arguments = _parser().parse_args(argv)
     try:
         return int(arguments.run(arguments))
-    except InputError as error:
-        print(f"minissl: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("minissl: interrupted; nothing was lost that had been saved", file=sys.stderr)
-        return 2
     except BrokenPipeError:  # the reader of our output has gone, as in `minissl info | head -1`
         sys.stderr.close()
         return 2
+    except InputError as error:
+        message = str(error)
+    except KeyboardInterrupt:
+        message = "interrupted"
+    except OSError as error:
+        message = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
+    except MemoryError as error:
+        message = f"not enough memory ({error}); a smaller --batch-size, --seq-len or --preset needs less"
+    print(f"minissl: {message}", file=sys.stderr)
+    return 2
 
 
 def _pretrain(a: argparse.Namespace) -> int:
@@ -34,6 +40,8 @@ def _pretrain(a: argparse.Namespace) -> int:
     chosen = {name: value for name, value in vars(a).items() if name not in ("run", "out", "resume")}
     if a.resume is None:
         options = PretrainOptions.for_data(**chosen)
+        if a.out == "":
+            raise InputError("--out '': expected the name of the run's new folder")
         folder = Path(a.out) if a.out else next_folder(options.data)
         metrics = pretrain(options, folder, print)
     elif chosen or a.out:
@@ -73,8 +81,15 @@ def _bench(a: argparse.Namespace) -> int:
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what was wrong, like every other refusal."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"minissl: {message}; {self.prog} --help tells more\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="minissl", description="Self-supervised learning with transformers, every gradient written by hand."
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")

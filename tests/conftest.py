@@ -4,3 +4,33 @@ import os
 
 for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+import random
+
+import pytest
+
+
+@pytest.fixture
+def quick(monkeypatch, tmp_path):
+    """Whole runs in a moment: no pictures, a few held-out rows, and a fresh working directory."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("minissl.recipes.pretrain.HELDOUT_ROWS", 64)
+    monkeypatch.setattr("minissl.recipes.pretrain.CURVE_BATCHES", 1)
+    monkeypatch.setattr("minissl.plots.loss.plot_losses", lambda records, landmarks, path: None)
+    monkeypatch.setattr("minissl.plots.attention.plot_attention", lambda attentions, tokens, path: None)
+
+
+@pytest.fixture
+def small_text(tmp_path):
+    """A text of 30 documents, one sentence on a line, no sentence twice."""
+    rng = random.Random(0)
+    who = "the cat, a dog, my uncle, the old man, a bird, our river, the king, a ship, the moon, her brother".split(", ")
+    does = "sees follows forgets remembers paints hears leaves finds calls wants".split()
+    count = iter(range(10_000))
+    documents = [
+        [f"{rng.choice(who).capitalize()} {rng.choice(does)} {rng.choice(who)} on day {next(count)}." for _ in range(9)]
+        for _ in range(30)
+    ]
+    path = tmp_path / "small.txt"
+    path.write_text("\n\n".join("\n".join(d) for d in documents) + "\n", encoding="utf-8")
+    return path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -107,9 +108,7 @@ class BertEmbeddings(Module):
         """All three tables get the same gradient, each summed over the places where a row was read."""
         inputs, word_cache, position_cache, segment_cache, norm_cache, dropout_cache = cache
         dsum = self.norm.backward(self.dropout.backward(dx, dropout_cache), norm_cache, grads)
-        trained = (inputs.input_ids != self.pad)[
-            ..., None
-        ]  # no look-up trains the padding's embedding, as in Hugging Face
+        trained = (inputs.input_ids != self.pad)[..., None]  # looking padding up does not train it, as in Hugging Face
         self.word_embeddings.backward(dsum * trained, word_cache, grads)
         self.token_type_embeddings.backward(dsum, segment_cache, grads)
         dpositions = dsum.sum(axis=0, keepdims=True) if len(inputs.position_ids) == 1 else dsum
@@ -331,7 +330,7 @@ class BertForPreTraining(PreTrainedModel):
     def predict_masked(self, batch: dict[str, Array]) -> tuple[Array, Array, Array]:
         """Evaluate: logits (M, V) at the masked positions alone, their true ids (M,), and NSP logits (B, 2)."""
         inputs, targets = self._check(batch)
-        *_, (hidden, _) = self.bert.watch(inputs)
+        hidden, _ = deque(self.bert.watch(inputs), maxlen=1)[0]  # one layer's states at a time
         h, _ = take_positions.forward(hidden, targets.positions)
         h, _ = self.predictions.forward(h)
         pooled, _ = self.bert.pooler.forward(hidden)

@@ -10,6 +10,7 @@ import numpy as np
 from minissl.errors import InputError
 from minissl.models.bert import BertForPreTraining
 from minissl.text.tokenizer import BertTokenizer
+from minissl.training.run_folder import METRICS, SETTINGS, RunFolder
 
 
 class Guess(NamedTuple):
@@ -24,6 +25,10 @@ def fill(folder: Path, text: str, best: int = 5) -> list[list[Guess]]:
 
     Raises InputError where the folder holds no model, the text has no [MASK], or it is too long.
     """
+    if best < 1:
+        raise InputError(f"--best {best}: expected 1 or more")
+    if (folder / SETTINGS).is_file() and not (folder / METRICS).is_file():
+        raise InputError(f"{folder}: this run has not ended; {RunFolder(folder, {}).go_on}")
     tokenizer = BertTokenizer.from_pretrained(folder)
     model = BertForPreTraining.from_pretrained(folder)
     return guess(model, tokenizer, text, best)
@@ -32,6 +37,9 @@ def fill(folder: Path, text: str, best: int = 5) -> list[list[Guess]]:
 def guess(model: BertForPreTraining, tokenizer: BertTokenizer, text: str, best: int) -> list[list[Guess]]:
     """As `fill`, with a model at hand."""
     inputs = tokenizer(text, return_tensors="np")
+    length, longest = inputs["input_ids"].shape[1], model.config.max_position_embeddings
+    if length > longest:
+        raise InputError(f"the text is too long: {length} word pieces, and this model takes {longest}; shorten it")
     if len(tokenizer) != model.config.vocab_size:
         raise InputError(
             f"the vocabulary has {len(tokenizer)} entries, the model {model.config.vocab_size}: not of one run"

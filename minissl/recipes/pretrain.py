@@ -17,13 +17,13 @@ from minissl.files import write_json
 from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
 from minissl.recipes.tasks import Batch, HmmTask, Landmarks, TaskOptions, TextTask, make_task
 from minissl.training.adamw import AdamW
-from minissl.training.loop import train
+from minissl.training.loop import Interrupted, diverged, train
 from minissl.training.run_folder import METRICS, RunFolder
 from minissl.training.trainer import StepRecord, Trainer, TrainingOptions
 from minissl.training.workers import available_cores
 
 CURVE_POINTS = 20  # how often in a run the held-out loss is measured for the curve
-CURVE_ROWS = 256
+CURVE_BATCHES = 8
 HELDOUT_ROWS = 2048
 HMM_DEFAULTS: dict[str, Any] = {"seq_len": 32, "batch_size": 64}
 
@@ -51,6 +51,7 @@ class PretrainOptions:
 
     def __post_init__(self) -> None:
         expected: list[tuple[str, bool, str]] = [
+            ("data", bool(self.data.strip()), "docs, hmm, or the name of a UTF-8 text file or folder"),
             ("preset", self.preset in PRESETS, f"one of {', '.join(PRESETS)}"),
             ("steps", self.steps >= 1, "1 or more"),
             ("batch_size", self.batch_size >= 1, "1 or more"),
@@ -67,7 +68,7 @@ class PretrainOptions:
         for name, fits, what in expected:
             if not fits:
                 option = "--" + name.replace("_", "-")
-                raise InputError(f"{option} {getattr(self, name)}: expected {what}")
+                raise InputError(f"{option} {getattr(self, name)!r}: expected {what}")
 
     @classmethod
     def for_data(cls, **chosen: Any) -> PretrainOptions:
@@ -83,7 +84,7 @@ class PretrainOptions:
     def training(self) -> TrainingOptions:
         """The part that says how to train."""
         adamw = AdamW(bias_correction=self.bias_correction)
-        threads = self.threads or available_cores()
+        threads = min(self.threads or available_cores(), self.batch_size)  # each thread takes one row or more
         return TrainingOptions(
             self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw
         )
@@ -103,7 +104,7 @@ def pretrain(options: PretrainOptions, out: Path, say: Callable[[str], None]) ->
     folder = RunFolder.create(out, {**fixed, "data": data})
     try:
         run = _prepare(folder)
-    except InputError:
+    except BaseException:
         folder.remove()  # it holds nothing yet, and the next try may want its name
         raise
     return _run(run, say, began)
@@ -155,10 +156,16 @@ def _run(run: _Run, say: Callable[[str], None], began: float) -> dict[str, Any]:
             trainer.load_state(*run.checkpoint)
         say(_introduction(run, trainer))
         _train(run, trainer)
-        metrics = evaluate(run.model, run.heldout, trainer)
+        with np.errstate(all="ignore"):  # the losses themselves are watched
+            metrics = evaluate(run.model, run.heldout, trainer)
+        if not math.isfinite(metrics["mlm_loss"] + (metrics["nsp_loss"] or 0)):
+            what = f"after the last step, the held-out loss is not finite ({metrics['mlm_loss']})"
+            raise diverged(what, run.model, run.heldout, run.folder)
+        return _finish(run, metrics, began)
+    except KeyboardInterrupt:  # after the last step, or for the second time
+        raise Interrupted(f"interrupted; {run.folder.go_on}") from None
     finally:
         trainer.close()
-    return _finish(run, metrics, began)
 
 
 def _introduction(run: _Run, trainer: Trainer) -> str:
@@ -178,7 +185,7 @@ def _train(run: _Run, trainer: Trainer) -> None:
     from tqdm import tqdm
 
     options, landmarks = run.options, run.landmarks
-    curve = run.heldout[: max(1, CURVE_ROWS // options.batch_size)]
+    curve = run.heldout[:CURVE_BATCHES]
     every = max(1, options.steps // CURVE_POINTS)
     smooth: dict[str, float] = {}
 
@@ -280,5 +287,6 @@ def report(metrics: dict[str, Any], folder: Path) -> str:
             f"held-out next-sentence accuracy {metrics['nsp_accuracy']:.1%} over {metrics['nsp_pairs']:,} pairs "
             f"(chance 50 %); loss {metrics['nsp_loss']:.3f} (ln 2 = {math.log(2):.3f})"
         )
-    lines.append(f"{metrics['seconds']:.0f} s, {metrics['peak_memory_mb']} MB at most; everything is in {folder}")
+    memory = "" if metrics["peak_memory_mb"] is None else f", {metrics['peak_memory_mb']:.0f} MB at most"
+    lines.append(f"{metrics['seconds']:.0f} s{memory}; everything is in {folder}")
     return "\n".join(lines)

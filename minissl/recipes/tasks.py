@@ -18,7 +18,8 @@ from minissl.text.tokenizer import BertTokenizer
 from minissl.text.wordpiece import train_wordpiece
 
 Batch = dict[str, Array]
-EPOCHS, MASKS, HELDOUT, LANGUAGE = range(4)  # which stream of random numbers: one seed, no two alike
+EPOCHS, MASKS, HELDOUT, LANGUAGE = range(1, 5)  # which stream of random numbers: one seed, no two alike (0: weights)
+HELDOUT_BATCH = 32  # whatever the training batch, so that runs compare, and memory stays small
 
 
 class Landmarks(NamedTuple):
@@ -92,8 +93,8 @@ class TextTask:
             pairs = self._rows(self._heldout, HELDOUT, number)
             rng = np.random.default_rng([0, HELDOUT, number, 1])
             size = len(pairs.input_ids)
-            for start in range(0, size, self.options.batch_size):
-                batches.append(self._masked(pairs, np.arange(start, min(size, start + self.options.batch_size)), rng))
+            for start in range(0, size, HELDOUT_BATCH):
+                batches.append(self._masked(pairs, np.arange(start, min(size, start + HELDOUT_BATCH)), rng))
             number, rows = number + 1, rows + size
         return batches
 
@@ -156,12 +157,12 @@ class HmmTask:
 
     def batch(self, step: int) -> Batch:
         """The batch of step 1, 2, …: fresh sentences, freshly masked."""
-        return self._masked(np.random.default_rng([self.options.seed, MASKS, step]))
+        return self._masked(np.random.default_rng([self.options.seed, MASKS, step]), self.options.batch_size)
 
     def heldout(self, least_rows: int) -> list[Batch]:
         """At least `least_rows` sentences that no training step draws."""
         rng = np.random.default_rng([0, HELDOUT])
-        return [self._masked(rng) for _ in range(-(-least_rows // self.options.batch_size))]
+        return [self._masked(rng, HELDOUT_BATCH) for _ in range(-(-least_rows // HELDOUT_BATCH))]
 
     @property
     def summary(self) -> str:
@@ -173,14 +174,14 @@ class HmmTask:
         """One masked sentence that no training step draws: something to look at."""
         return {"input_ids": self.heldout(1)[0]["input_ids"][:1]}
 
-    def _masked(self, rng: np.random.Generator) -> Batch:
-        o, t = self.options, self.tokenizer
-        words = FIRST_WORD + self.language.sample(rng, o.batch_size, o.seq_len - 2)
+    def _masked(self, rng: np.random.Generator, rows: int) -> Batch:
+        t = self.tokenizer
+        words = FIRST_WORD + self.language.sample(rng, rows, self.options.seq_len - 2)
         masked, labels = mask_tokens(
             words, np.ones_like(words, bool), mask_id=MASK_ID, vocab_size=len(self.tokenizer), rng=rng
         )
-        cls, sep = (np.full((o.batch_size, 1), i) for i in (t.cls_token_id, t.sep_token_id))
-        unasked = np.full((o.batch_size, 1), IGNORE)
+        cls, sep = (np.full((rows, 1), i) for i in (t.cls_token_id, t.sep_token_id))
+        unasked = np.full((rows, 1), IGNORE)
         return {
             "input_ids": np.concatenate([cls, masked, sep], axis=1),
             "labels": np.concatenate([unasked, labels, unasked], axis=1),

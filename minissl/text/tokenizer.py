@@ -336,7 +336,7 @@ def _truncate(
     n_special = (2 if b is None else 3) if add_special_tokens else 0
     room = max_length - n_special
     excess = len(a) + len(b or ()) - room
-    if room < 0:
+    if room < 0:  # Hugging Face would silently return everything, longer than asked
         raise InputError(f"max_length {max_length} has no room for the {n_special} special tokens; make it longer")
     if excess <= 0:
         return a, b

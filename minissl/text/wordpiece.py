@@ -108,9 +108,10 @@ def split_words(
     `BertNormalizer` and `BertPreTokenizer` do it.
     """
     chunk = _REMOVED_REGEX.sub("", chunk)
-    if tokenize_chinese_chars:
+    only_ascii = chunk.isascii()  # as most chunks are: the next steps have nothing to do there
+    if tokenize_chinese_chars and not only_ascii:
         chunk = _CHINESE_REGEX.sub(r" \g<0> ", chunk)
-    if lowercase if strip_accents is None else strip_accents:
+    if (lowercase if strip_accents is None else strip_accents) and not only_ascii:
         chunk = _DECOMPOSED_REGEX.sub(lambda span: unicodedata.normalize("NFD", span[0]), chunk)
         chunk = _MARKS_REGEX.sub("", chunk)
     if lowercase:

@@ -13,7 +13,7 @@ import numpy as np
 
 from minissl.errors import InputError
 from minissl.training.diagnose import first_nonfinite
-from minissl.training.run_folder import RunFolder
+from minissl.training.run_folder import CHECKPOINT, RunFolder
 from minissl.training.trainer import Batch, NonFiniteError, StepRecord, Trainer
 
 
@@ -28,7 +28,7 @@ def train(
     """Train from the trainer's step to the last, logging each step and what `on_step` returns for it.
 
     A checkpoint is written every `save_every` steps, at the end, and on an interruption (Ctrl-C, a termination).
-    Raises Interrupted, or InputError where the loss is no longer finite: the last checkpoint then stays as it was.
+    Raises Interrupted, or InputError where the loss or a weight is no longer finite: the last checkpoint then stays.
     """
     steps = trainer.options.steps
     with _interruption() as interrupted, np.errstate(all="ignore"):  # the losses themselves are watched
@@ -37,7 +37,7 @@ def train(
             try:
                 record = trainer.train_step(batches)
             except NonFiniteError as error:
-                raise InputError(_explain(trainer, batches, error, folder)) from error
+                raise diverged(str(error), trainer.model, batches, folder) from error
             folder.log(
                 {
                     "step": record.step,
@@ -47,20 +47,21 @@ def train(
                     **on_step(record),
                 }
             )
-            if trainer.step % save_every == 0 or trainer.step == steps or interrupted:
+            stop = bool(interrupted)  # looked at once: a signal that comes later is the next step's
+            if stop or trainer.step % save_every == 0 or trainer.step == steps:
+                if not np.isfinite(trainer.weights).all():  # they would take the place of the last good checkpoint
+                    what = f"step {trainer.step}: after the update the weights are no longer finite"
+                    raise diverged(what, trainer.model, batches, folder)
                 folder.save_checkpoint(trainer.state(), trainer.step, fingerprint)
-            if interrupted and trainer.step < steps:
-                raise Interrupted(
-                    f"stopped at step {trainer.step} of {steps}; everything is saved. "
-                    f"Go on with: minissl pretrain --resume {folder.path}"
-                )
+            if stop and trainer.step < steps:
+                raise Interrupted(f"stopped at step {trainer.step} of {steps}; everything is saved; {folder.go_on}")
 
 
-def _explain(trainer: Trainer, batches: list[Batch], error: NonFiniteError, folder: RunFolder) -> str:
-    model: Any = trainer.model
-    where = first_nonfinite(model, batches[0], None)
-    kept = "the last checkpoint is kept" if (folder.path / "checkpoint.safetensors").exists() else "no checkpoint yet"
-    return f"{error}; {where}; {kept} in {folder.path}. The usual slip is a learning rate that is too high"
+def diverged(what: str, model: Any, batches: list[Batch], folder: RunFolder) -> InputError:
+    """Return the error that says what is no longer finite, where that begins, and what is left of the run."""
+    kept = "the last checkpoint is kept" if (folder.path / CHECKPOINT).exists() else "there is no checkpoint yet"
+    where = first_nonfinite(model, batches)
+    return InputError(f"{what}; {where}; {kept} in {folder.path}; the usual slip is a learning rate that is too high")
 
 
 @contextmanager
@@ -70,7 +71,8 @@ def _interruption() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield received
         return
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: h for number, h in handlers.items() if h not in (None, signal.SIG_IGN)}  # `nohup` stays deaf
 
     def note(number: int, frame: FrameType | None) -> None:
         received.append(number)

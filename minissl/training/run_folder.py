@@ -39,9 +39,9 @@ class RunFolder:
             temporary.mkdir(parents=True)
             write_json(temporary / SETTINGS, settings)
             os.rename(temporary, path)
-        except (OSError, UnicodeError) as error:  # UnicodeError: a file name that is no text cannot be noted
+        except (OSError, ValueError) as error:  # ValueError: no room, or a file name that is no text
             shutil.rmtree(temporary, ignore_errors=True)
-            folder.remove()
+            folder._remove_parents()
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"{path}: the run's folder could not be made ({reason})") from error
         return folder
@@ -53,8 +53,6 @@ class RunFolder:
             raise InputError(
                 f"{path}: not the folder of a run (no {SETTINGS} in it); --resume takes the folder --out named"
             )
-        for part in path.glob(".*.part"):  # what a kill in the middle of writing left
-            part.unlink(missing_ok=True)
         return cls(path, read_json(path / SETTINGS))
 
     @property
@@ -79,6 +77,8 @@ class RunFolder:
 
         Raises InputError for a damaged checkpoint, or one that was trained on other data.
         """
+        for part in self.path.glob(".*.part"):  # what a kill in the middle of writing left
+            part.unlink(missing_ok=True)
         path = self.path / CHECKPOINT
         if not path.exists():
             self._cut_log(0)
@@ -95,7 +95,10 @@ class RunFolder:
     def remove(self) -> None:
         """Remove the whole folder, and the parents made for it: for a run that could not begin."""
         shutil.rmtree(self.path, ignore_errors=True)
-        with suppress(OSError):  # another run has moved in
+        self._remove_parents()
+
+    def _remove_parents(self) -> None:
+        with suppress(OSError):  # another run may have moved in
             for parent in self._made_parents:
                 parent.rmdir()
 
@@ -109,7 +112,10 @@ class RunFolder:
             with (self.path / LOG).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
         except OSError as error:
-            raise InputError(f"{self.path / LOG}: could not be written ({error.strerror}); when there is room, {self.go_on}") from error
+            path = self.path / LOG
+            raise InputError(
+                f"{path}: could not be written ({error.strerror}); when there is room, {self.go_on}"
+            ) from error
 
     def read_log(self) -> list[dict[str, Any]]:
         """Every whole line of the log; a line that a kill or a crash cut short is passed over."""

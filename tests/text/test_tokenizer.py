@@ -233,21 +233,20 @@ def tokenizer():
 
 
 def shared_texts():
-    """Every line of the shared texts, by file."""
+    """Every line, paragraph and question of the shared texts."""
     folder = os.environ.get("MINISSL_DATA")
     if folder is None:
         pytest.skip("MINISSL_DATA is not set: needs the shared texts")
-    texts = {}
+    texts = []
     for pattern in ("text/*/*.txt", "sentiment/*/*.tsv", "translation/*/*.gz"):
         for path in sorted(Path(folder).glob(pattern)):
             content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-            texts[path.name] = content.decode("utf-8").split("\n")
+            texts += content.decode("utf-8").split("\n")
     for path in sorted(Path(folder).glob("qa/*/*.json.gz")):
         articles = json.loads(gzip.decompress(path.read_bytes()))["data"]
         paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
-        texts[path.name] = [paragraph["context"] for paragraph in paragraphs]
-        texts[path.name] += [question["question"] for paragraph in paragraphs for question in paragraph["qas"]]
-    assert len(texts) > 10
+        texts += [paragraph["context"] for paragraph in paragraphs]
+        texts += [question["question"] for paragraph in paragraphs for question in paragraph["qas"]]
     return texts
 
 
@@ -608,22 +607,19 @@ def test_decodes_as_hugging_face(tokenizer):
             assert tokenizer.decode(ids, skip_special_tokens=skip) == theirs.decode(ids, skip_special_tokens=skip)
 
 
-@pytest.mark.parametrize("lowercase", [True, False])
-def test_shared_texts_as_hugging_face(lowercase):
+@pytest.mark.parametrize(("lowercase", "step"), [(True, 1), (False, 8)])
+def test_shared_texts_as_hugging_face(lowercase, step):
+    """Every string between spaces that occurs in the shared texts (or one in `step`), and one whole line in 20."""
     pytest.importorskip("tokenizers")
     texts = shared_texts()
-    every = [text for lines in texts.values() for text in lines]
-    vocab = train_wordpiece(every[::10], 5000, lowercase=lowercase)
-    theirs = hugging_face(vocab, do_lower_case=lowercase)
+    chunks = list(dict.fromkeys(chunk for text in texts for chunk in text.split(" ")))
+    assert len(chunks) > 100_000
+    lines = texts[::20] + [" ".join(chunks[start : start + 50]) for start in range(0, len(chunks), 50 * step)]
+    vocab = train_wordpiece(texts[::20], 5000, lowercase=lowercase)
     tokenizer = BertTokenizer(vocab=vocab, do_lower_case=lowercase)
-    n_ids = 0
-    for name, lines in texts.items():
-        some = lines if lowercase else lines[::5]
-        for text, encoding in zip(some, theirs.encode_batch(some, add_special_tokens=False), strict=True):
-            ids = tokenizer.encode(text, add_special_tokens=False)
-            assert ids == encoding.ids, (name, text)
-            n_ids += len(ids)
-    assert n_ids > 500_000
+    encodings = hugging_face(vocab, do_lower_case=lowercase).encode_batch_fast(lines)
+    for line, encoding in zip(lines, encodings, strict=True):
+        assert tokenizer.encode(line) == encoding.ids, line
 
 
 def test_transformers_opens_what_was_saved(tmp_path):
@@ -649,8 +645,8 @@ def test_transformers_opens_what_was_saved(tmp_path):
 
 
 def test_as_fast_as_promised():
-    texts = [text for lines in shared_texts().values() for text in lines]
-    tokenizer = BertTokenizer(vocab=train_wordpiece(texts[::10], 5000))
+    texts = shared_texts()[::20]
+    tokenizer = BertTokenizer(vocab=train_wordpiece(texts, 5000))
     n_words = sum(len(text.split()) for text in texts)
     start = time.process_time()
     for text in texts:
