@@ -1,13 +1,13 @@
-"""One BLAS thread: tests are small, and the same on every machine. It must be said before NumPy is imported."""
+"""What several test files use."""
 
 import os
-
-for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
-    os.environ.setdefault(name, "1")
-
 import random
 
 import pytest
+
+# tests are small, and the same on every machine, with one BLAS thread; it must be said before NumPy is imported
+for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
+    os.environ.setdefault(name, "1")
 
 
 @pytest.fixture
@@ -24,8 +24,8 @@ def quick(monkeypatch, tmp_path):
 def small_text(tmp_path):
     """A text of 30 documents, one sentence on a line, no sentence twice."""
     rng = random.Random(0)
-    who = "the cat, a dog, my uncle, the old man, a bird, our river, the king, a ship, the moon, her brother".split(", ")
-    does = "sees follows forgets remembers paints hears leaves finds calls wants".split()
+    who = ["the cat", "a dog", "my uncle", "the old man", "a bird", "our river", "the king", "a ship", "her brother"]
+    does = ["sees", "follows", "forgets", "remembers", "paints", "hears", "leaves", "finds", "calls", "wants"]
     count = iter(range(10_000))
     documents = [
         [f"{rng.choice(who).capitalize()} {rng.choice(does)} {rng.choice(who)} on day {next(count)}." for _ in range(9)]

@@ -28,7 +28,7 @@ class Pair(NamedTuple):
     backward: Callable[..., Any]
 
 
-class Called(NamedTuple):
+class OpCache(NamedTuple):
     """A forward's cache together with the backward that understands it, whatever is switched on by then."""
 
     backward: Callable[..., Any]
@@ -47,7 +47,7 @@ class Op:
         self.name = name
         self.reference = Pair(getattr(ops, f"{name}_forward"), getattr(ops, f"{name}_backward"))
 
-    def forward(self, x: Array, *args: Any) -> tuple[Array, Called]:
+    def forward(self, x: Array, *args: Any) -> tuple[Array, OpCache]:
         """Run the chosen forward and keep its backward beside its cache."""
         pair = _replaced.get(self.name)
         if pair is None:
@@ -55,11 +55,11 @@ class Op:
             if _switch["twins"]:
                 pair = _twins.get((self.name, array_module(x).__name__), pair)
         y, cache = pair.forward(x, *args)
-        return y, Called(pair.backward, cache)
+        return y, OpCache(pair.backward, cache)
 
-    def backward(self, dy: Array | float, called: Called) -> Any:
+    def backward(self, dy: Array | float, cache: OpCache) -> Any:
         """Run the backward that belongs to the forward that was called."""
-        return called.backward(dy, called.cache)
+        return cache.backward(dy, cache.cache)
 
 
 def op(name: str) -> Op:

@@ -95,36 +95,36 @@ TAIL = (0.11780924853597953, 0.04211150975759743, 0.33393222551381185, -0.330993
 
 def gelu_forward(x: Array) -> tuple[Array, Array]:
     """As `ops.gelu_forward`, in float32 (other dtypes take the reference's formula); the cache is the slope dy/dx."""
-    y, slope = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
     if x.dtype != np.float32:
         y, cache = ops.gelu_forward(x)
         return y, ops.gelu_backward(np.ones_like(x), cache)
-    flat, y_flat, slope_flat = np.ascontiguousarray(x).reshape(-1), y.reshape(-1), slope.reshape(-1)
-    scratch_t, scratch_q = np.empty(BLOCK, x.dtype), np.empty(BLOCK, x.dtype)
-    for start in range(0, flat.size, BLOCK):
+    y, slope = np.empty(x.shape, x.dtype), np.empty(x.shape, x.dtype)
+    flat_x, flat_y, flat_slope = np.ascontiguousarray(x).reshape(-1), y.reshape(-1), slope.reshape(-1)
+    scratch = np.empty((2, min(BLOCK, x.size)), x.dtype)
+    for start in range(0, x.size, BLOCK):
         block = slice(start, start + BLOCK)
-        b, out, e = flat[block], y_flat[block], slope_flat[block]
-        t, q = scratch_t[: b.size], scratch_q[: b.size]
-        np.abs(b, out=t)
+        part, density = flat_x[block], flat_slope[block]
+        t, phi = scratch[:, : part.size]
+        np.abs(part, out=t)
         t *= TAIL_P
         t += 1
         np.reciprocal(t, out=t)
-        np.multiply(t, TAIL[-1], out=q)
-        for c in TAIL[-2::-1]:
-            q += c
-            q *= t
-        np.multiply(b, b, out=e)
-        e *= -0.5
-        np.exp(e, out=e)
-        q *= e  # Φ(-|x|)
-        np.subtract(0.5, q, out=q)
-        np.bitwise_and(b.view(np.uint32), SIGN_BIT, out=t.view(np.uint32))
-        np.bitwise_or(q.view(np.uint32), t.view(np.uint32), out=q.view(np.uint32))  # np.copysign, five times as fast
-        q += 0.5  # Φ(x)
-        np.multiply(b, q, out=out)
-        e *= 1 / math.sqrt(2 * math.pi)
-        e *= b
-        e += q
+        np.multiply(t, TAIL[-1], out=phi)
+        for coefficient in TAIL[-2::-1]:
+            phi += coefficient
+            phi *= t
+        np.multiply(part, part, out=density)
+        density *= -0.5
+        np.exp(density, out=density)
+        phi *= density  # Φ(-|x|)
+        np.subtract(0.5, phi, out=phi)
+        np.bitwise_and(part.view(np.uint32), SIGN_BIT, out=t.view(np.uint32))
+        np.bitwise_or(phi.view(np.uint32), t.view(np.uint32), out=phi.view(np.uint32))  # np.copysign, 5 times as fast
+        phi += 0.5  # Φ(x)
+        np.multiply(part, phi, out=flat_y[block])
+        density *= 1 / math.sqrt(2 * math.pi)
+        density *= part
+        density += phi  # the slope Φ(x) + x φ(x)
     return y, slope
 
 
@@ -192,13 +192,11 @@ def attention_forward(
     if mask is not None:
         np.copyto(weights, -math.inf, where=~mask)
     highest = weights.max(axis=-1, keepdims=True)
-    if mask is not None:
-        highest[highest == -math.inf] = 0
+    highest[highest == -math.inf] = 0
     weights -= highest
     np.exp(weights, out=weights)
     total = weights.sum(axis=-1, keepdims=True)
-    if mask is not None:
-        total[total == 0] = 1
+    total[total == 0] = 1
     weights *= 1 / total
     if rng is None or rate == 0:
         y = weights @ v

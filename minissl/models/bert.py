@@ -44,6 +44,11 @@ class BertConfig(PreTrainedConfig):
     """The sizes and rates of a BERT, under Hugging Face's names; the defaults are BERT-base's."""
 
     model_type: ClassVar[str] = "bert"
+    only: ClassVar[dict[str, Any]] = {
+        "is_decoder": False,
+        "position_embedding_type": "absolute",
+        "tie_word_embeddings": True,
+    }
     vocab_size: int = 30522
     hidden_size: int = 768
     num_hidden_layers: int = 12
@@ -160,7 +165,7 @@ class BertModel(PreTrainedModel):
     """The encoder: ids -> a vector for each position, and one for the sequence."""
 
     config_class = BertConfig
-    keys = (
+    renames = (
         ("layers.", "encoder.layer."),
         (".attention.query.", ".attention.self.query."),
         (".attention.key.", ".attention.self.key."),
@@ -208,13 +213,13 @@ class BertModel(PreTrainedModel):
             dx = layer.backward(dx, caches.pop(), grads)
         self.embeddings.backward(dx, embedding_cache, grads)
 
-    def watch(self, inputs: BertInputs) -> Iterator[tuple[Array, Array | None]]:
+    def hidden_states(self, inputs: BertInputs) -> Iterator[tuple[Array, Array | None]]:
         """Evaluate, yielding (hidden states, attention weights) after the embeddings (no weights) and each layer."""
         x, _ = self.embeddings.forward(inputs)
         yield x, None
         for layer in self.layers:
             x, cache = layer.forward(x, inputs.mask)
-            weights = getattr(cache.attention.attention.cache, "weights", None)  # another's pair may keep none
+            weights = cache.attention.weights
             del cache  # evaluation keeps nothing that only backward needs
             yield x, weights
 
@@ -226,7 +231,7 @@ class BertModel(PreTrainedModel):
         inputs = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids)
         states: list[Array] = []
         attentions: list[Array] = []
-        for x, weights in self.watch(inputs):
+        for x, weights in self.hidden_states(inputs):
             if output_hidden_states:
                 states.append(x)
             if output_attentions and weights is not None:
@@ -249,7 +254,7 @@ class BertForPreTraining(PreTrainedModel):
     """BERT with its two pre-training heads: masked language modelling and next sentence prediction."""
 
     config_class = BertConfig
-    keys = BertModel.keys
+    renames = BertModel.renames
     aliases: ClassVar[dict[str, str]] = {
         "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
         "cls.predictions.decoder.bias": "cls.predictions.bias",
@@ -282,9 +287,9 @@ class BertForPreTraining(PreTrainedModel):
             mlm_cache = taken, head, decoded
         if targets.next_sentence is not None:
             pooled, pooler = self.bert.pooler.forward(hidden)
-            logits, linear = self.seq_relationship.forward(pooled)  # (B, 2)
+            logits, linear_cache = self.seq_relationship.forward(pooled)  # (B, 2)
             losses["nsp"], classified = cross_entropy.forward(logits, targets.next_sentence, targets.counts["nsp"])
-            nsp_cache = pooler, linear, classified
+            nsp_cache = pooler, linear_cache, classified
         return losses, (hidden, bert_cache, mlm_cache, nsp_cache)
 
     def backward(self, cache: Any, grads: Grads) -> None:
@@ -299,8 +304,8 @@ class BertForPreTraining(PreTrainedModel):
             grads.add(self.predictions.bias, dbias)
             dhidden = take_positions.backward(self.predictions.backward(dh, head, grads), taken)
         if nsp_cache is not None:
-            pooler, linear, classified = nsp_cache
-            dpooled = self.seq_relationship.backward(cross_entropy.backward(1.0, classified), linear, grads)
+            pooler, linear_cache, classified = nsp_cache
+            dpooled = self.seq_relationship.backward(cross_entropy.backward(1.0, classified), linear_cache, grads)
             dhidden[:, 0] += self.bert.pooler.backward(dpooled, pooler, grads)
         self.bert.backward(dhidden, bert_cache, grads)
 
@@ -330,7 +335,7 @@ class BertForPreTraining(PreTrainedModel):
     def predict_masked(self, batch: dict[str, Array]) -> tuple[Array, Array, Array]:
         """Evaluate: logits (M, V) at the masked positions alone, their true ids (M,), and NSP logits (B, 2)."""
         inputs, targets = self._check(batch)
-        hidden, _ = deque(self.bert.watch(inputs), maxlen=1)[0]  # one layer's states at a time
+        hidden, _ = deque(self.bert.hidden_states(inputs), maxlen=1)[0]  # one layer's states at a time
         h, _ = take_positions.forward(hidden, targets.positions)
         h, _ = self.predictions.forward(h)
         pooled, _ = self.bert.pooler.forward(hidden)

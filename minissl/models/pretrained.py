@@ -33,6 +33,7 @@ class PreTrainedConfig:
     """A configuration with Hugging Face's field names, read from and written to `config.json`."""
 
     model_type: ClassVar[str]
+    only: ClassVar[dict[str, Any]] = {}  # settings of Hugging Face's that change the mathematics, and what minissl does
 
     def __post_init__(self) -> None:
         """Raise InputError for a field of another type than its default, a size below 1 or a negative number."""
@@ -53,6 +54,9 @@ class PreTrainedConfig:
         given = values.get("model_type", cls.model_type)
         if given != cls.model_type:
             raise InputError(f"config: model_type {given!r} given, {cls.__name__} expects {cls.model_type!r}")
+        for name, does in cls.only.items():
+            if values.get(name, does) != does:
+                raise InputError(f"config: {name} is {values[name]!r}; minissl's {cls.__name__} only does {does!r}")
         known = {field.name for field in fields(cls)}
         return cls(**{name: value for name, value in values.items() if name in known})
 
@@ -67,10 +71,10 @@ class PreTrainedConfig:
 
 
 class PreTrainedModel(Module):
-    """A model with a configuration. `keys` turns minissl's parameter names into Hugging Face's state-dict keys."""
+    """A model with a configuration. `renames` turn its parameters' names into Hugging Face's state-dict keys."""
 
     config_class: ClassVar[type[PreTrainedConfig]]
-    keys: ClassVar[tuple[tuple[str, str], ...]] = ()  # replaced one after another in every name
+    renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # replaced one after another in every name
     aliases: ClassVar[dict[str, str]] = {}  # second state-dict key of a tied weight -> its first
     config: PreTrainedConfig
 
@@ -80,7 +84,7 @@ class PreTrainedModel(Module):
     def named_parameters(self) -> Iterator[tuple[str, Param]]:
         """Yield (Hugging Face state-dict key, parameter), each parameter once."""
         for name, param in super().named_parameters():
-            for ours, theirs in self.keys:
+            for ours, theirs in self.renames:
                 name = name.replace(ours, theirs)
             yield name, param
 

@@ -21,6 +21,11 @@ class MultiHeadAttentionCache(NamedTuple):
     attention: Any
     out: Any
 
+    @property
+    def weights(self) -> Array | None:
+        """The attention weights (B, H, T, S), where the pair that ran keeps them."""
+        return getattr(self.attention.cache, "weights", None)
+
 
 class MultiHeadAttention(Module):
     """softmax(Q_h K_hᵀ/√K) V_h for each of H heads of width K = D/H, joined and mixed by `out`.

@@ -44,10 +44,10 @@ class FeedForward(Module):
 
     def forward(self, x: Array) -> tuple[Array, FeedForwardCache]:
         """x (…, D) -> y (…, D)."""
-        h, up = self.up.forward(x)  # (…, F)
-        h, act = self.act.forward(h)
-        y, down = self.down.forward(h)
-        return y, FeedForwardCache(up, act, down)
+        h, up_cache = self.up.forward(x)  # (…, F)
+        h, act_cache = self.act.forward(h)
+        y, down_cache = self.down.forward(h)
+        return y, FeedForwardCache(up_cache, act_cache, down_cache)
 
     def backward(self, dy: Array, cache: FeedForwardCache, grads: Grads) -> Array:
         """dy (…, D) -> dx (…, D)."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from minissl.backend import Array, array_module
+from minissl.errors import InputError
 from minissl.kernels.rows import RowGradient
 
 
@@ -73,24 +74,27 @@ class Grads:
         self._written: set[Param] = set()
 
     def add(self, param: Param, gradient: Array | RowGradient) -> None:
-        """Add to the parameter's gradient: a parameter used twice gets the sum of both."""
-        view = self._views[param]
+        """Add to the parameter's gradient: a parameter used twice gets the sum of both.
+
+        Raises InputError for a gradient of another shape, which NumPy would broadcast in silence.
+        """
+        view, first = self._views[param], param not in self._written
+        if gradient.shape != view.shape:
+            raise InputError(f"a gradient of shape {gradient.shape} was added to a parameter of shape {view.shape}")
+        self._written.add(param)
         if isinstance(gradient, RowGradient):
-            view = self[param]
+            if first:
+                view[...] = 0
             view[gradient.ids] += gradient.rows
-        elif param in self._written:
-            view += gradient
-        else:  # the first addition overwrites what the step before left, which saves a pass that zeroes the buffer
+        elif first:  # overwrites what the step before left, which saves a pass that zeroes the buffer
             view[...] = gradient
-            self._written.add(param)
+        else:
+            view += gradient
 
     def __getitem__(self, param: Param) -> Array:
         """Return the parameter's gradient so far."""
         view = self._views[param]
-        if param not in self._written:
-            view[...] = 0
-            self._written.add(param)
-        return view
+        return view if param in self._written else array_module(view).zeros(view.shape, view.dtype)
 
     def collect(self) -> Array:
         """Return the flat buffer, with zeros for the parameters that nothing reached, and start afresh."""

@@ -44,22 +44,24 @@ class TransformerLayer(Module):
     ) -> tuple[Array, TransformerLayerCache]:
         """x (B, T, D), boolean mask broadcast to (B, H, T, T) -> y (B, T, D)."""
         if self.pre_norm:
-            h, norm1 = self.attention_norm.forward(x)
+            h, attention_norm = self.attention_norm.forward(x)
             h, attention = self.attention.forward(h, mask, rng)
-            h, drop1 = self.dropout.forward(h, rng)
+            h, attention_dropout = self.dropout.forward(h, rng)
             a = x + h
-            h, norm2 = self.output_norm.forward(a)
+            h, output_norm = self.output_norm.forward(a)
             h, feed_forward = self.feed_forward.forward(h)
-            h, drop2 = self.dropout.forward(h, rng)
+            h, output_dropout = self.dropout.forward(h, rng)
             y = a + h
         else:
             h, attention = self.attention.forward(x, mask, rng)
-            h, drop1 = self.dropout.forward(h, rng)
-            a, norm1 = self.attention_norm.forward(x + h)
+            h, attention_dropout = self.dropout.forward(h, rng)
+            a, attention_norm = self.attention_norm.forward(x + h)
             h, feed_forward = self.feed_forward.forward(a)
-            h, drop2 = self.dropout.forward(h, rng)
-            y, norm2 = self.output_norm.forward(a + h)
-        return y, TransformerLayerCache(attention, drop1, norm1, feed_forward, drop2, norm2)
+            h, output_dropout = self.dropout.forward(h, rng)
+            y, output_norm = self.output_norm.forward(a + h)
+        return y, TransformerLayerCache(
+            attention, attention_dropout, attention_norm, feed_forward, output_dropout, output_norm
+        )
 
     def backward(self, dy: Array, cache: TransformerLayerCache, grads: Grads) -> Array:
         """dy (B, T, D) -> dx (B, T, D). Where x splits into two paths, their gradients are added."""

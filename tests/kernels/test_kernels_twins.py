@@ -228,3 +228,15 @@ def test_layer_norm_is_about_as_exact_as_the_reference_in_float32(mean):
     exact = run(reference("layer_norm"), inputs)[0]
     plain, twin = (run(pair, inputs, np.float32)[0] for pair in (reference("layer_norm"), TWINS["layer_norm"]))
     assert np.abs(twin - exact).max() <= 3 * np.abs(plain - exact).max()
+
+
+def test_embedding_sums_equal_ids_in_the_order_in_which_they_stand():
+    """Which is what makes the bits the same on every machine: an unstable sort may choose any order."""
+    rng = np.random.default_rng(0)
+    ids, dy = rng.integers(0, 5, 3000), rng.standard_normal((3000, D)).astype(np.float32)
+    order = sorted(range(len(ids)), key=ids.__getitem__)  # Python's sort is stable
+    forward, backward = TWINS["embedding"]
+    weight = np.zeros((V, D), np.float32)
+    mixed = np.asarray(backward(dy, forward(ids, weight)[1]))
+    in_order = np.asarray(backward(dy[order], forward(ids[order], weight)[1]))
+    assert mixed.tobytes() == in_order.tobytes()

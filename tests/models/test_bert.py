@@ -6,8 +6,10 @@ import re
 import numpy as np
 import pytest
 
+from minissl import ops
 from minissl.errors import InputError
 from minissl.gradcheck import check_model
+from minissl.kernels import replace_op
 from minissl.models import BertConfig, BertForPreTraining, BertModel, ModelOutput
 from minissl.nn import Grads
 
@@ -57,7 +59,7 @@ def test_gradients():
 def test_looking_padding_up_does_not_train_it_but_decoding_it_does():
     model, inputs = new(), batch()
     key = "bert.embeddings.word_embeddings.weight"
-    assert (inputs["input_ids"] == 0).any()
+    inputs["input_ids"][0, 3] = 0  # even where it may be attended to
     _, both = model.loss_and_grads(**inputs)
     assert both[key][0].any()
     inputs.pop("labels")  # then nothing is decoded
@@ -133,6 +135,31 @@ def test_an_rng_means_dropout_and_the_same_seed_the_same_dropout():
     assert plain == model.loss_and_grads(**inputs)[0]
     assert first == again
     assert len({plain, first, other}) == 3
+
+
+def test_where_dropout_happens():
+    """After the embeddings, on every layer's attention weights and after both of its parts; nowhere in evaluation."""
+    model, inputs, calls = new(), batch(), []
+
+    def dropout_forward(x, rate, rng):
+        calls.append((x.shape, rate))
+        return ops.dropout_forward(x, rate, rng)
+
+    def attention_forward(q, k, v, mask, rate, rng):
+        if rng is not None:
+            calls.append(("attention", rate))
+        return ops.attention_forward(q, k, v, mask, rate, rng)
+
+    with (
+        replace_op("dropout", dropout_forward, ops.dropout_backward),
+        replace_op("attention", attention_forward, ops.attention_backward),
+    ):
+        model(**inputs)
+        model.loss_and_grads(**inputs)
+        assert calls == []
+        model.loss_and_grads(**inputs, rng=np.random.default_rng(0))
+    hidden = ((B, T, D), 0.2)
+    assert calls == [hidden, *[("attention", 0.3), hidden, hidden] * L]
 
 
 def test_a_training_step_leaves_inputs_and_weights_alone():

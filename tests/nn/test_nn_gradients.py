@@ -225,6 +225,14 @@ def test_heads_must_divide_the_width():
         MultiHeadAttention(6, 4, 0.0, new())
 
 
+def test_the_names_of_activations():
+    names = {name: activation(name).name for name in ACTIVATIONS}
+    assert names == {
+        "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu",
+        "relu": "relu", "tanh": "tanh",
+    }  # fmt: skip
+
+
 def test_an_unknown_activation_is_named_with_those_that_exist():
     with pytest.raises(InputError, match=r"'swish' is not known.*gelu, gelu_new"):
         FeedForward(D, F, "swish", new())

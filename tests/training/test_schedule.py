@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 
 from minissl.training import warmup_linear
@@ -9,9 +11,10 @@ def test_up_to_the_peak_then_down_and_never_zero(steps, warmup):
     assert all(0 < share <= 1 for share in shares)
     assert shares[:warmup] == [i / warmup for i in range(1, warmup + 1)]
     falling = shares[max(warmup - 1, 0) :]
-    drops = [a - b for a, b in zip(falling, falling[1:], strict=False)]
+    drops = [a - b for a, b in pairwise(falling)]
     assert drops == pytest.approx([1 / (steps + 1 - warmup)] * len(drops))
-    assert warmup_linear(steps + 1, steps, min(warmup, steps - 1)) == 0  # the step after the last is the first with none
+    if warmup < steps:
+        assert warmup_linear(steps + 1, steps, warmup) == 0  # the step after the last would be the first without any
 
 
 def test_known_values():
