@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +50,10 @@ class PretrainOptions:
     save_every: int = 200
 
     def __post_init__(self) -> None:
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if type(value) is not type(f.default) and not (type(value) is int and isinstance(f.default, float)):
+                raise InputError(f"{f.name} is {value!r}, expected something like {f.default!r}")
         expected: list[tuple[str, bool, str]] = [
             ("data", bool(self.data.strip()), "docs, hmm, or the name of a UTF-8 text file or folder"),
             ("preset", self.preset in PRESETS, f"one of {', '.join(PRESETS)}"),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -158,11 +157,11 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(quick, never_stopped, monkey
     go_on()
     before = Path("run/checkpoint.safetensors").read_bytes()
     assert checkpoint_step("run") == 7
-    room = len(before) - 1000
-    ended = subprocess.run(
-        command("--resume", "run"), env=environment(), capture_output=True, text=True, timeout=60,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (room, room)),
-    )  # fmt: skip
+    full_disk = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, 2_000_000))"
+    assert len(before) > 2_000_000
+    python, c, code, *arguments = command("--resume", "run")
+    limited = [python, c, full_disk + code, *arguments]
+    ended = subprocess.run(limited, env=environment(), capture_output=True, text=True, timeout=60)
     assert ended.returncode == 2
     last_line = ended.stderr.splitlines()[-1]
     assert last_line.startswith("minissl: run/checkpoint.safetensors: could not be written (File too large)")
@@ -232,7 +231,7 @@ def test_resuming_what_cannot_be_resumed(quick, small_text, monkeypatch, capsys)
 
     small_text.write_text(original)
     settings = json.loads(Path("cut/run.json").read_text())
-    for wrong in ({"colour": "red"}, {"steps": "many"}, {"steps": -1}):
+    for wrong in ({"colour": "red"}, {"steps": "many"}, {"steps": -1}, {"seed": 2.5}, {"nsp": 1}):
         Path("cut/run.json").write_text(json.dumps(settings | wrong))
         refused("cut")
     Path("cut/run.json").write_text(json.dumps(settings))

@@ -165,15 +165,15 @@ def test_a_step_that_fails_leaves_no_trace(threads):
     expected, expected_record = run([batch()], threads=threads)
     trainer = Trainer(bert(), replace(OPTIONS, threads=threads))
     before = {name: array.copy() for name, array in trainer.state().items()}
-    wrong = batch()
-    wrong["input_ids"][0, 0] = V
-    with pytest.raises(InputError, match=f"{V} is outside"):
-        trainer.train_step([batch(seed=5), wrong])
     weight = trainer.weights[7]
     trainer.weights[7] = np.inf
     with np.errstate(all="ignore"), pytest.raises(NonFiniteError, match=r"step 1: .* no longer finite \(mlm nan, nsp"):
         trainer.train_step([batch()])
     trainer.weights[7] = weight
+    wrong = batch()
+    wrong["input_ids"][0, 0] = V
+    with pytest.raises(InputError, match=f"{V} is outside"):
+        trainer.train_step([batch(seed=5), wrong])
     assert trainer.step == 0
     for name, array in trainer.state().items():
         np.testing.assert_array_equal(array, before[name])
