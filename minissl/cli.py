@@ -117,6 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--seed", type=int, help="fixes everything that is random (default 0)")
     p.add_argument("--threads", type=int, help="how many share a step (default: one for each core)")
     p.add_argument("--seq-len", type=int, help="tokens in a sequence")
+    p.add_argument(
+        "--short",
+        type=float,
+        metavar="SHARE",
+        help="share of the steps, at first, with twice the sequences at half the length",
+    )
     p.add_argument("--batch-size", type=int, help="sequences in a micro-batch")
     p.add_argument("--accumulate", type=int, help="micro-batches in an update (default 1)")
     p.add_argument("--vocab-size", type=int, help="entries in the vocabulary at most")

@@ -111,7 +111,6 @@ def test_one_document_trains_with_no_nsp_alone(here, capsys, small_text):
         ("--batch-size", "0 -1 inf"),
         ("--accumulate", "0 -1 nan"),
         ("--seq-len", "4 -1 0 10000 nan"),
-        ("--vocab-size", "5 0 -1 99 inf"),
         ("--learning-rate", "0 -0.5 nan inf -inf fast"),
         ("--warmup", "-0.1 1.1 nan inf"),
         ("--dropout", "-0.1 1 nan inf"),
@@ -128,6 +127,17 @@ def test_options_out_of_range(here, capsys, option, values):
         line = refused(capsys, "pretrain", "--data", "hmm", f"{option}={value}")
         assert option in line
         assert repr(value)[1:-1] in line
+    assert tree(here) == {}
+
+
+@pytest.mark.parametrize(("option", "values"), [("--vocab-size", "5 0 -1 99 inf"), ("--short", "-0.1 1.1 nan inf")])
+def test_options_of_texts_out_of_range(here, capsys, option, values):
+    for value in values.split():
+        line = refused(capsys, "pretrain", "--data", "docs", f"{option}={value}")
+        assert option in line
+        assert value in line
+    for choice in (["--vocab-size", "500"], ["--short", "0.5"], ["--whole-word"], ["--no-nsp"]):
+        assert choice[0] in refused(capsys, "pretrain", "--data", "hmm", *choice)
     assert tree(here) == {}
 
 

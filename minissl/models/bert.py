@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -99,6 +100,7 @@ class BertEmbeddings(Module):
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.pad = config.pad_token_id
         self.word_embeddings.weight.data[self.pad] = 0
+        self.position_embeddings.weight.data[...] = sinusoids(config)
 
     def forward(self, inputs: BertInputs, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
         """ids (B, T) -> x (B, T, D)."""
@@ -118,6 +120,19 @@ class BertEmbeddings(Module):
         self.token_type_embeddings.backward(dsum, segment_cache, grads)
         dpositions = dsum.sum(axis=0, keepdims=True) if len(inputs.position_ids) == 1 else dsum
         self.position_embeddings.backward(dpositions, position_cache, grads)
+
+
+def sinusoids(config: BertConfig) -> Array:
+    """How the position table begins: sin(t ω_i) in the first half of the width, cos(t ω_i) in the second (T, D).
+
+    It is learned from there on, as BERT's is. BERT's own begins at random, and a model must then find every pair of
+    neighbours separately; here a step to the left or right is one linear map for all positions (Vaswani et al. 2017,
+    section 3.5), so attention to neighbours is found in fewer steps. The mean square is BERT's, initializer_range².
+    """
+    t, half = np.arange(config.max_position_embeddings)[:, None], config.hidden_size // 2
+    angles = t * 10_000.0 ** (-np.arange(half) / half)
+    waves = np.concatenate([np.sin(angles), np.cos(angles), np.zeros((len(t), config.hidden_size % 2))], axis=1)
+    return config.initializer_range * math.sqrt(2) * waves
 
 
 class BertPooler(Module):

@@ -5,8 +5,9 @@ settled first, for both labels alike, and the label is drawn last:
 
 1. Each document is cut into chunks of whole sentences, about one sequence long, and each chunk into A and B.
 2. Chunks of two different documents whose B are about equally long become a couple; the longer B is cut to the other.
-3. Half of the couples, at random, exchange their B. Given A alone, B alone and all lengths, both labels stay equally
-   likely, and every A and every B is used once.
+3. A couple gives four pairs that stay together: each A with its own B and with the other's. Given A alone, B alone and
+   all lengths, both labels are equally likely; and in a batch, whatever one segment alone would say for a label it also
+   says against it, so that only how A and B belong together leaves a gradient.
 
 (BERT's own code takes another document's text whenever a chunk has one sentence only, so its negatives outnumber its
 positives and are longer.)
@@ -39,9 +40,9 @@ class Pairs(NamedTuple):
 def make_pairs(
     documents: Documents, seq_len: int, *, cls_id: int, sep_id: int, pad_id: int, rng: np.random.Generator
 ) -> Pairs:
-    """One pass over the corpus as `[CLS] A [SEP] B [SEP]`, half with label 0, half with label 1; cuts vary with `rng`.
+    """A pass over the corpus as `[CLS] A [SEP] B [SEP]`, every A once with label 0 and once with 1; cuts vary with `rng`.
 
-    A sentence longer than a sequence is cut into parts. A document of one sentence has nothing that follows and is
+    The rows come in random order, but the four pairs of a couple stand together. A sentence longer than a sequence is cut into parts. A document of one sentence has nothing that follows and is
     left out. Where one document is more than half of the corpus, the B's of the others are negatives more than once.
 
     Raises InputError for seq_len < 8, ids that are no integers, fewer than two documents of two sentences.
@@ -62,9 +63,9 @@ def make_pairs(
     length_b = np.minimum(length_b, np.maximum(room - length_a, room // 4))  # B loses its end,
     length_a = np.minimum(length_a, room - length_b)  # A its beginning: what meets stays whole
 
-    chunk, partner, negative = _partners(length_b, document, rng)
-    order = rng.permutation(len(chunk))
-    chunk, partner, negative = chunk[order], partner[order], negative[order]
+    chunk, partner = _partners(length_b, document, rng)
+    chunk, partner = chunk.repeat(2), partner.repeat(2)
+    negative = np.arange(len(chunk)) % 2 == 1
     length_b = np.minimum(length_b[chunk], length_b[partner])
     a = start[cut[chunk]] - length_a[chunk], length_a[chunk]
     b = start[cut[np.where(negative, partner, chunk)]], length_b
@@ -153,8 +154,8 @@ def _couples(length: Array, document: Array, rng: np.random.Generator) -> tuple[
     return np.concatenate(couples, axis=1), left
 
 
-def _partners(length: Array, document: Array, rng: np.random.Generator) -> tuple[Array, Array, Array]:
-    """For each of N pairs: the chunk of A, its partner in another document, whether B comes from the partner."""
+def _partners(length: Array, document: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Each chunk's number and that of its partner in another document: couples in random order, then the lone chunks."""
     (one, other), single = _couples(length, document, rng)
     lender = single.copy()  # a chunk that has a partner of its own already, and a B of about the right length
     for name in np.unique(document[single]):
@@ -162,12 +163,11 @@ def _partners(length: Array, document: Array, rng: np.random.Generator) -> tuple
         drawn = rng.choice(np.flatnonzero(document != name), len(mine))
         in_order = mine[np.argsort(length[single[mine]], kind="stable")]
         lender[in_order] = drawn[np.argsort(length[drawn], kind="stable")]
-    # Exactly half of each; of an odd number, now and then the larger half.
-    exchange, borrow = ((rng.permutation(n) + rng.integers(2)) % 2 == 1 for n in (len(one), len(single)))
+    order = rng.permutation(len(one))
+    one, other = one[order], other[order]
     return (
-        np.concatenate([one, other, single]),
-        np.concatenate([other, one, lender]),
-        np.concatenate([exchange, exchange, borrow]),
+        np.concatenate([np.stack([one, other], axis=1).ravel(), single]),
+        np.concatenate([np.stack([other, one], axis=1).ravel(), lender]),
     )
 
 

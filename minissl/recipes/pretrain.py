@@ -18,14 +18,14 @@ from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
 from minissl.recipes.tasks import Batch, HmmTask, Landmarks, TaskOptions, TextTask, make_task
 from minissl.training.adamw import AdamW
 from minissl.training.loop import Interrupted, diverged, train
-from minissl.training.run_folder import METRICS, RunFolder
+from minissl.training.run_folder import METRICS, Checkpoint, RunFolder
 from minissl.training.trainer import StepRecord, Trainer, TrainingOptions
 from minissl.training.workers import available_cores
 
 CURVE_POINTS = 20  # how often in a run the held-out loss is measured for the curve
 CURVE_BATCHES = 8
 HELDOUT_ROWS = 2048
-HMM_DEFAULTS: dict[str, Any] = {"seq_len": 32, "batch_size": 64}
+HMM_DEFAULTS: dict[str, Any] = {"seq_len": 32, "batch_size": 64, "short": 0.0, "nsp": False}
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class PretrainOptions:
     preset: str = "tiny"
     steps: int = 2000
     seq_len: int = 64
+    short: float = 0.5
     batch_size: int = 32
     accumulate: int = 1
     vocab_size: int = 8192
@@ -58,6 +59,7 @@ class PretrainOptions:
             ("data", bool(self.data.strip()), "docs, hmm, or the name of a UTF-8 text file or folder"),
             ("preset", self.preset in PRESETS, f"one of {', '.join(PRESETS)}"),
             ("steps", self.steps >= 1, "1 or more"),
+            ("short", 0 <= self.short <= 1, "a share of the steps, 0 to 1"),
             ("batch_size", self.batch_size >= 1, "1 or more"),
             ("accumulate", self.accumulate >= 1, "1 or more"),
             ("seq_len", 8 <= self.seq_len <= 512, "8 to 512 (BERT has 512 positions)"),
@@ -76,14 +78,27 @@ class PretrainOptions:
 
     @classmethod
     def for_data(cls, **chosen: Any) -> PretrainOptions:
-        """The defaults that suit the data, and over them what was chosen."""
-        return cls(**{**(HMM_DEFAULTS if chosen.get("data") == "hmm" else {}), **chosen})
+        """The defaults that suit the data, and over them what was chosen.
+
+        Raises InputError for a choice that the synthetic language does not have.
+        """
+        if chosen.get("data") != "hmm":
+            return cls(**chosen)
+        for name in ("vocab_size", "whole_word", "nsp", "short"):
+            if name in chosen:
+                raise InputError(
+                    "--data hmm has its own words, of one piece each, and no documents: leave out "
+                    "--vocab-size, --whole-word, --no-nsp and --short"
+                )
+        return cls(**{**HMM_DEFAULTS, **chosen})
 
     @property
     def task(self) -> TaskOptions:
         """The part that says how batches are made."""
-        nsp = self.nsp and self.data != "hmm"  # the synthetic language has sentences, no documents
-        return TaskOptions(self.data, self.seq_len, self.batch_size, self.vocab_size, nsp, self.whole_word, self.seed)
+        short = round(self.short * self.steps) * self.accumulate
+        return TaskOptions(
+            self.data, self.seq_len, self.batch_size, self.vocab_size, short, self.nsp, self.whole_word, self.seed
+        )
 
     def training(self) -> TrainingOptions:
         """The part that says how to train."""
@@ -105,13 +120,13 @@ def pretrain(options: PretrainOptions, out: Path, say: Callable[[str], None]) ->
     began = time.perf_counter()
     fixed = {**asdict(options), "threads": options.threads or available_cores()}  # a resumed run uses as many
     data = options.data if options.data in ("docs", "hmm") else str(Path(options.data).resolve())
-    folder = RunFolder.create(out, {**fixed, "data": data})
+    folder = RunFolder.create(out, {"options": {**fixed, "data": data}})
     try:
-        run = _prepare(folder)
+        run = _prepare(folder, began)
     except BaseException:
         folder.remove()  # it holds nothing yet, and the next try may want its name
         raise
-    return _run(run, say, began)
+    return _run(run, say)
 
 
 def resume(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -120,7 +135,7 @@ def resume(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     folder = RunFolder.open(out)
     if folder.complete:
         raise InputError(f"{out}: this run is complete (it has its {METRICS}); start another with a new --out")
-    return _run(_prepare(folder), say, began)
+    return _run(_prepare(folder, began), say)
 
 
 class _Run(NamedTuple):
@@ -132,32 +147,38 @@ class _Run(NamedTuple):
     model: BertForPreTraining
     heldout: list[Batch]
     landmarks: Landmarks
-    checkpoint: tuple[dict[str, Array], int] | None
+    checkpoint: Checkpoint | None
+    began: float  # when the run began, the seconds of earlier sessions taken off
 
 
-def _prepare(folder: RunFolder) -> _Run:
+def _prepare(folder: RunFolder, began: float) -> _Run:
     try:
-        options = PretrainOptions(**folder.settings)
+        options = PretrainOptions(**folder.settings.get("options", folder.settings))
     except TypeError as error:
         raise InputError(f"{folder.path}/run.json: not the settings of this version of minissl ({error})") from error
     task = make_task(options.task)
-    checkpoint = folder.load_checkpoint(task.fingerprint)
+    folder.require_data(task.fingerprint)
+    checkpoint = folder.load_checkpoint()
+    if checkpoint is not None:
+        began -= checkpoint.seconds
+    sizes = {**PRESETS[options.preset], "vocab_size": len(task.tokenizer)}
     config = BertConfig(
-        **{**PRESETS[options.preset], "vocab_size": len(task.tokenizer)},
+        **sizes,
+        initializer_range=0.02 * math.sqrt(768 / sizes["hidden_size"]),  # BERT-base's own at its width
         hidden_dropout_prob=options.dropout,
         attention_probs_dropout_prob=options.dropout,
     )
     model = BertForPreTraining(config, seed=options.seed)
     task.tokenizer.save_pretrained(folder.path)
     heldout = task.heldout(HELDOUT_ROWS)
-    return _Run(folder, options, task, model, heldout, task.landmarks(heldout), checkpoint)
+    return _Run(folder, options, task, model, heldout, task.landmarks(heldout), checkpoint, began)
 
 
-def _run(run: _Run, say: Callable[[str], None], began: float) -> dict[str, Any]:
+def _run(run: _Run, say: Callable[[str], None]) -> dict[str, Any]:
     trainer = Trainer(run.model, run.options.training())
     try:
         if run.checkpoint is not None:
-            trainer.load_state(*run.checkpoint)
+            trainer.load_state(run.checkpoint.state, run.checkpoint.step)
         say(_introduction(run, trainer))
         _train(run, trainer)
         with np.errstate(all="ignore"):  # the losses themselves are watched
@@ -165,7 +186,7 @@ def _run(run: _Run, say: Callable[[str], None], began: float) -> dict[str, Any]:
         if not math.isfinite(metrics["mlm_loss"] + (metrics["nsp_loss"] or 0)):
             what = f"after the last step, the held-out loss is not finite ({metrics['mlm_loss']})"
             raise diverged(what, run.model, run.heldout, run.folder)
-        return _finish(run, metrics, began)
+        return _finish(run, metrics)
     except KeyboardInterrupt:  # after the last step, or for the second time
         raise Interrupted(f"interrupted; {run.folder.go_on}") from None
     finally:
@@ -208,7 +229,7 @@ def _train(run: _Run, trainer: Trainer) -> None:
                 return {}
             return {f"heldout_{k}": v for k, v in evaluate(trainer.model, curve, trainer).items() if k.endswith("loss")}
 
-        train(trainer, micro_batches, run.folder, run.task.fingerprint, save_every=options.save_every, on_step=on_step)
+        train(trainer, micro_batches, run.folder, began=run.began, save_every=options.save_every, on_step=on_step)
 
 
 def _beside_landmarks(losses: dict[str, float], landmarks: Landmarks) -> str:
@@ -243,7 +264,7 @@ def _score(logits: Array, targets: Array) -> tuple[float, float, int]:
     return -log_p.sum(), (logits.argmax(axis=-1) == targets).sum(), len(targets)
 
 
-def _finish(run: _Run, metrics: dict[str, Any], began: float) -> dict[str, Any]:
+def _finish(run: _Run, metrics: dict[str, Any]) -> dict[str, Any]:
     """Write the model, the pictures and, last, the metrics, which mark the run as complete."""
     from minissl.plots.attention import plot_attention
     from minissl.plots.loss import plot_losses
@@ -259,7 +280,7 @@ def _finish(run: _Run, metrics: dict[str, Any], began: float) -> dict[str, Any]:
         **metrics,
         **marks,
         "steps": run.options.steps,
-        "seconds": round(time.perf_counter() - began, 2),
+        "seconds": round(time.perf_counter() - run.began, 2),
         "peak_memory_mb": peak_memory_mb(),
     }
     write_json(folder / METRICS, metrics)

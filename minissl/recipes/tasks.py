@@ -32,12 +32,13 @@ class Landmarks(NamedTuple):
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """How batches are made."""
+    """How batches are made. The first `short_batches` have twice the rows at half the length."""
 
     data: str
     seq_len: int
     batch_size: int
     vocab_size: int
+    short_batches: int = 0
     nsp: bool = True
     whole_word: bool = False
     seed: int = 0
@@ -67,30 +68,33 @@ class TextTask:
             [[self.tokenizer.encode_words(s) for s in document.sentences] for document in part]
             for part in (corpus.train, corpus.heldout)
         )
-        self._batches_per_epoch = max(1, len(self._rows(self._train, EPOCHS, 0).input_ids) // o.batch_size)
-        self._epoch = -1
+        self._batches_per_epoch = max(1, len(self._rows(self._train, o.seq_len, EPOCHS, 0).input_ids) // o.batch_size)
+        self._current = (-1, 0)  # the epoch and the length that `_pairs` are made for
 
-    def _rows(self, documents: list[list[list[int]]], stream: int, number: int) -> Pairs:
-        o, t = self.options, self.tokenizer
-        rng = np.random.default_rng([o.seed if stream == EPOCHS else 0, stream, number])
-        make = make_pairs if o.nsp else make_segments
-        return make(documents, o.seq_len, cls_id=t.cls_token_id, sep_id=t.sep_token_id, pad_id=t.pad_token_id, rng=rng)
+    def _rows(self, documents: list[list[list[int]]], length: int, stream: int, number: int) -> Pairs:
+        t = self.tokenizer
+        rng = np.random.default_rng([self.options.seed if stream == EPOCHS else 0, stream, number])
+        make = make_pairs if self.options.nsp else make_segments
+        return make(documents, length, cls_id=t.cls_token_id, sep_id=t.sep_token_id, pad_id=t.pad_token_id, rng=rng)
 
-    def batch(self, step: int) -> Batch:
-        """The batch of step 1, 2, …: every epoch has other cuts and pairs, every step its own masks."""
+    def batch(self, number: int) -> Batch:
+        """Batch 1, 2, …: every epoch has other cuts and pairs, every batch its own masks."""
         o = self.options
-        epoch, index = divmod(step - 1, self._batches_per_epoch)
-        if epoch != self._epoch:
-            self._epoch, self._pairs = epoch, self._rows(self._train, EPOCHS, epoch)
-        rows = (index * o.batch_size + np.arange(o.batch_size)) % len(self._pairs.input_ids)
-        return self._masked(self._pairs, rows, np.random.default_rng([o.seed, MASKS, step]))
+        length, size = o.seq_len, o.batch_size
+        if number <= o.short_batches:
+            length, size = max(8, length // 2), size * 2
+        epoch, index = divmod(number - 1, self._batches_per_epoch)
+        if (epoch, length) != self._current:
+            self._current, self._pairs = (epoch, length), self._rows(self._train, length, EPOCHS, epoch)
+        rows = (index * size + np.arange(size)) % len(self._pairs.input_ids)
+        return self._masked(self._pairs, rows, np.random.default_rng([o.seed, MASKS, number]))
 
     def heldout(self, least_rows: int) -> list[Batch]:
         """At least `least_rows` rows, the same for every run: as many passes over the held-out text as it takes."""
         batches: list[Batch] = []
         number = rows = 0
         while rows < least_rows:
-            pairs = self._rows(self._heldout, HELDOUT, number)
+            pairs = self._rows(self._heldout, self.options.seq_len, HELDOUT, number)
             rng = np.random.default_rng([0, HELDOUT, number, 1])
             size = len(pairs.input_ids)
             for start in range(0, size, HELDOUT_BATCH):
@@ -110,7 +114,7 @@ class TextTask:
 
     def example(self) -> Batch:
         """One held-out sequence, unmasked, without padding: something to look at."""
-        pairs = self._rows(self._heldout, HELDOUT, 0)
+        pairs = self._rows(self._heldout, self.options.seq_len, HELDOUT, 0)
         length = pairs.attention_mask[0].sum()
         return {"input_ids": pairs.input_ids[:1, :length], "token_type_ids": pairs.token_type_ids[:1, :length]}
 
@@ -155,9 +159,9 @@ class HmmTask:
         self.language = HiddenMarkovModel.random()
         self.tokenizer = BertTokenizer(vocab=[*SPECIAL_TOKENS, *self.language.tokens()])
 
-    def batch(self, step: int) -> Batch:
-        """The batch of step 1, 2, …: fresh sentences, freshly masked."""
-        return self._masked(np.random.default_rng([self.options.seed, MASKS, step]), self.options.batch_size)
+    def batch(self, number: int) -> Batch:
+        """Batch 1, 2, …: fresh sentences, freshly masked."""
+        return self._masked(np.random.default_rng([self.options.seed, MASKS, number]), self.options.batch_size)
 
     def heldout(self, least_rows: int) -> list[Batch]:
         """At least `least_rows` sentences that no training step draws."""

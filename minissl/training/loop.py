@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -22,11 +23,12 @@ class Interrupted(InputError):
 
 
 def train(
-    trainer: Trainer, micro_batches: Callable[[int], list[Batch]], folder: RunFolder, fingerprint: str, *,
-    save_every: int, on_step: Callable[[StepRecord], dict[str, Any]],
+    trainer: Trainer, micro_batches: Callable[[int], list[Batch]], folder: RunFolder, *,
+    began: float, save_every: int, on_step: Callable[[StepRecord], dict[str, Any]],
 ) -> None:  # fmt: skip
     """Train from the trainer's step to the last, logging each step and what `on_step` returns for it.
 
+    `began` is when the run began by `time.perf_counter`, the seconds of earlier sessions taken off.
     A checkpoint is written every `save_every` steps, at the end, and on an interruption (Ctrl-C, a termination).
     Raises Interrupted, or InputError where the loss or a weight is no longer finite: the last checkpoint then stays.
     """
@@ -52,7 +54,7 @@ def train(
                 if not np.isfinite(trainer.weights).all():  # they would take the place of the last good checkpoint
                     what = f"step {trainer.step}: after the update the weights are no longer finite"
                     raise diverged(what, trainer.model, batches, folder)
-                folder.save_checkpoint(trainer.state(), trainer.step, fingerprint)
+                folder.save_checkpoint(trainer.state(), trainer.step, time.perf_counter() - began)
             if stop and trainer.step < steps:
                 raise Interrupted(f"stopped at step {trainer.step} of {steps}; everything is saved; {folder.go_on}")
 

@@ -8,13 +8,21 @@ import shlex
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.files import read_arrays, read_json, write_arrays, write_json, write_whole
 
 SETTINGS, CHECKPOINT, LOG, METRICS = "run.json", "checkpoint.safetensors", "log.jsonl", "metrics.json"
+
+
+class Checkpoint(NamedTuple):
+    """A trainer's state, the step it stands after, and the seconds that the run had taken by then."""
+
+    state: dict[str, Array]
+    step: int
+    seconds: float
 
 
 class RunFolder:
@@ -65,17 +73,25 @@ class RunFolder:
         """Whether the run has ended: its metrics are written last."""
         return (self.path / METRICS).is_file()
 
-    def save_checkpoint(self, state: dict[str, Array], step: int, fingerprint: str) -> None:
+    def require_data(self, fingerprint: str) -> None:
+        """Note what the run's data is, the first time. Raises InputError where it is no longer that."""
+        if self.settings.setdefault("data_sha256", fingerprint) != fingerprint:
+            raise InputError(
+                f"{self.path}: the data has changed since this run began, so it cannot go on as it would have"
+            )
+        write_json(self.path / SETTINGS, self.settings)
+
+    def save_checkpoint(self, state: dict[str, Array], step: int, seconds: float) -> None:
         """Write the training state in place of the last one, whole or not at all."""
         try:
-            write_arrays(self.path / CHECKPOINT, state, {"step": str(step), "data": fingerprint})
+            write_arrays(self.path / CHECKPOINT, state, {"step": str(step), "seconds": f"{seconds:.2f}"})
         except InputError as error:
             raise InputError(f"{error}; when there is room, {self.go_on}") from error
 
-    def load_checkpoint(self, fingerprint: str) -> tuple[dict[str, Array], int] | None:
-        """Return the last state and its step, or None before the first; the log is cut back to that step.
+    def load_checkpoint(self) -> Checkpoint | None:
+        """Return the last checkpoint, or None before the first; the log is cut back to its step.
 
-        Raises InputError for a damaged checkpoint, or one that was trained on other data.
+        Raises InputError for a damaged checkpoint.
         """
         for part in self.path.glob(".*.part"):  # what a kill in the middle of writing left
             part.unlink(missing_ok=True)
@@ -84,13 +100,12 @@ class RunFolder:
             self._cut_log(0)
             return None
         state, about = read_arrays(path)
-        if not about.get("step", "").isdigit():
-            raise InputError(f"{path}: not a checkpoint of minissl (it does not say its step)")
-        if about.get("data") != fingerprint:
-            raise InputError(f"{path}: the data has changed since this run began, so it cannot go on as it would have")
-        step = int(about["step"])
-        self._cut_log(step)
-        return state, step
+        try:
+            checkpoint = Checkpoint(state, int(about["step"]), float(about["seconds"]))
+        except (KeyError, ValueError) as error:
+            raise InputError(f"{path}: not a checkpoint of minissl (it does not say its step and time)") from error
+        self._cut_log(checkpoint.step)
+        return checkpoint
 
     def remove(self) -> None:
         """Remove the whole folder, and the parents made for it: for a run that could not begin."""

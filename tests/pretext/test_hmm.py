@@ -172,7 +172,7 @@ def test_mistakes_are_named():
         model.posterior([[MASK, MASK, 5, 5]], [[True, False, False, False]])
     with pytest.raises(InputError, match="less the special tokens"):
         model.floor(masked, np.where(labels == IGNORE, IGNORE, 2))
-    with pytest.raises(InputError, match="id 8 is outside"):
+    with pytest.raises(InputError, match="8 is outside"):
         model.posterior([[8]], [[True]])
     with pytest.raises(InputError, match=r"expected one \(sentences, words\)"):
         model.posterior(masked, [True])

@@ -161,7 +161,7 @@ def test_mistakes_are_named():
     kwargs = {"mask_id": MASK, "vocab_size": V, "rng": rng}
     with pytest.raises(InputError, match="row 3 has no position"):
         mask_tokens(ids, maskable, **kwargs)
-    with pytest.raises(InputError, match="id 97 is outside"):
+    with pytest.raises(InputError, match="97 is outside"):
         mask_tokens(np.full((1, 4), V), np.ones((1, 4)), **kwargs)
     with pytest.raises(InputError, match="mask_id"):
         mask_tokens(ids[:1], maskable[:1], mask_id=V, vocab_size=V, rng=rng)

@@ -69,7 +69,7 @@ def test_label_says_whether_b_follows_a_in_its_document(shape, mean, seq_len):
             assert documents_of_a == documents_of_b
         else:
             assert documents_of_a != documents_of_b
-    assert abs(int(labels.sum()) * 2 - len(labels)) <= 4
+    assert int(labels.sum()) * 2 == len(labels)
 
 
 def test_segments_are_whole_sentences_except_where_the_sequence_is_full():
@@ -83,13 +83,19 @@ def test_segments_are_whole_sentences_except_where_the_sequence_is_full():
     assert pairs.attention_mask.mean() > 0.97
 
 
-def test_even_a_single_couple_has_either_label():
+def test_a_couple_gives_its_four_pairs_together():
     documents = [[[5, 6], [7, 8]], [[9, 10], [11, 12]]]
-    found = {
-        tuple(make_pairs(documents, 16, rng=np.random.default_rng(seed), **SPECIAL).next_sentence_label.tolist())
-        for seed in range(20)
-    }
-    assert found == {(0, 0), (1, 1)}
+    pairs = make_pairs(documents, 16, rng=np.random.default_rng(0), **SPECIAL)
+    found = {(tuple(a), tuple(b), label) for (a, b), label in zip(segments(pairs), pairs.next_sentence_label, strict=True)}
+    assert found == {((5, 6), (7, 8), 0), ((5, 6), (11, 12), 1), ((9, 10), (11, 12), 0), ((9, 10), (7, 8), 1)}
+
+    pairs = make_pairs(corpus([20] * 40, 20)[0], 64, rng=np.random.default_rng(1), **SPECIAL)
+    parts = segments(pairs)
+    whole = sum(
+        len({int(a[-1]) for a, _ in parts[i : i + 4]}) == len({int(b[0]) for _, b in parts[i : i + 4]}) == 2
+        for i in range(0, len(parts), 4)
+    )
+    assert whole >= len(parts) // 4 - 1  # an odd number of chunks leaves one that borrows, and shifts nothing but itself
 
 
 def auc(values, labels):
@@ -148,12 +154,12 @@ def test_the_give_away_test_sees_a_naive_builder():
     assert abs(auc(values, labels) - 0.5) > 4 / np.sqrt(3 * len(labels))
 
 
-def test_each_couple_has_one_length_and_each_segment_is_used_once():
+def test_each_couple_has_one_length_and_each_segment_is_used_once_with_either_label():
     """Positives and negatives have the same lengths exactly, where no document dominates."""
     documents, *_ = corpus([20] * 40, 20)
     parts = segments(make_pairs(documents, 64, rng=np.random.default_rng(4), **SPECIAL))
-    assert len({int(a[-1]) for a, _ in parts}) == len(parts)
-    assert len({int(b[0]) for _, b in parts}) >= len(parts) - 1  # an odd number of chunks leaves one that borrows
+    assert len({int(a[-1]) for a, _ in parts}) == len(parts) // 2
+    assert len({int(b[0]) for _, b in parts}) >= len(parts) // 2 - 1  # an odd number of chunks leaves one that borrows
 
 
 @pytest.mark.parametrize("make", [make_pairs, make_segments])
@@ -166,7 +172,7 @@ def test_a_pass_shows_every_id_about_once_and_passes_differ(make):
         passes.append({row.tobytes() for row in pairs.input_ids})
         ids = pairs.input_ids[pairs.input_ids >= FIRST] - FIRST
         seen += np.bincount(ids, minlength=len(seen))
-    assert abs(seen.mean() / 20 - 1) < 0.03
+    assert abs(seen.mean() / 20 / (2 if make is make_pairs else 1) - 1) < 0.03  # a pair's text stands in two pairs
     assert np.mean(seen == 0) < 0.003
     same = len(passes[0] & passes[1]) / len(passes[0])
     assert same < (0.2 if make is make_pairs else 0.8), same

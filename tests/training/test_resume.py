@@ -232,7 +232,7 @@ def test_resuming_what_cannot_be_resumed(quick, small_text, monkeypatch, capsys)
     small_text.write_text(original)
     settings = json.loads(Path("cut/run.json").read_text())
     for wrong in ({"colour": "red"}, {"steps": "many"}, {"steps": -1}, {"seed": 2.5}, {"nsp": 1}):
-        Path("cut/run.json").write_text(json.dumps(settings | wrong))
+        Path("cut/run.json").write_text(json.dumps(settings | {"options": settings["options"] | wrong}))
         refused("cut")
     Path("cut/run.json").write_text(json.dumps(settings))
     assert main(["pretrain", "--resume", "cut"]) == 0

@@ -77,51 +77,53 @@ def test_removing_takes_the_parents_that_were_made_for_it_and_no_others(tmp_path
 
 
 def test_checkpoints_replace_one_another_and_come_back(folder):
-    assert folder.load_checkpoint("data") is None
+    assert folder.load_checkpoint() is None
     for step in (2, 4):
-        folder.save_checkpoint({name: array * step for name, array in STATE.items()}, step, "data")
-    state, step = folder.load_checkpoint("data")
-    assert step == 4
+        folder.save_checkpoint({name: array * step for name, array in STATE.items()}, step, 1.5)
+    state, step, seconds = folder.load_checkpoint()
+    assert (step, seconds) == (4, 1.5)
     assert set(state) == set(STATE)
     for name, array in STATE.items():
         np.testing.assert_array_equal(state[name], array * 4)
     assert sorted(os.listdir(folder.path)) == sorted([CHECKPOINT, LOG, SETTINGS])
     folder.remove_checkpoint()
-    assert folder.load_checkpoint("data") is None
+    assert folder.load_checkpoint() is None
 
 
 def test_loading_cuts_the_log_back_and_clears_what_a_kill_left(folder):
     for step in (1, 2, 3, 4):
         folder.log({"step": step, "mlm": 0.1 * step})
-    folder.save_checkpoint(STATE, 3, "data")
+    folder.save_checkpoint(STATE, 3, 1.5)
     with (folder.path / LOG).open("ab") as file:
         file.write(b'{"step": 5, "mlm": 0.\n\xff\xfe{"st')
     (folder.path / f".{CHECKPOINT}.4242.part").write_bytes(b"half")
     assert steps(folder) == [1, 2, 3, 4]
-    folder.load_checkpoint("data")
+    folder.load_checkpoint()
     assert [json.loads(line) for line in (folder.path / LOG).read_text().splitlines()] == [
         {"step": step, "mlm": 0.1 * step} for step in (1, 2, 3)
     ]
     assert sorted(os.listdir(folder.path)) == sorted([CHECKPOINT, LOG, SETTINGS])
     folder.remove_checkpoint()
-    folder.load_checkpoint("data")
+    folder.load_checkpoint()
     assert steps(folder) == []
 
 
 def test_other_data_is_refused_and_nothing_changes(folder):
     folder.log({"step": 1})
     folder.log({"step": 2})
-    folder.save_checkpoint(STATE, 1, "data")
+    folder.require_data("data")
+    again = RunFolder.open(folder.path)
+    again.require_data("data")
     with pytest.raises(InputError, match="the data has changed since this run began"):
-        folder.load_checkpoint("other data")
-    assert steps(folder) == [1, 2]
+        again.require_data("other data")
+    assert steps(again) == [1, 2]
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04pickle", b"garbage" * 99], ids=["empty", "pickle", "garbage"])
 def test_a_damaged_checkpoint_is_refused(folder, content):
     (folder.path / CHECKPOINT).write_bytes(content)
     with pytest.raises(InputError, match=CHECKPOINT):
-        folder.load_checkpoint("data")
+        folder.load_checkpoint()
 
 
 def test_a_foreign_or_truncated_checkpoint_is_refused(folder):
@@ -129,12 +131,12 @@ def test_a_foreign_or_truncated_checkpoint_is_refused(folder):
 
     write_arrays(folder.path / CHECKPOINT, STATE, {"format": "pt"})
     with pytest.raises(InputError, match="not a checkpoint of minissl"):
-        folder.load_checkpoint("data")
-    folder.save_checkpoint(STATE, 1, "data")
+        folder.load_checkpoint()
+    folder.save_checkpoint(STATE, 1, 1.5)
     whole = (folder.path / CHECKPOINT).read_bytes()
     (folder.path / CHECKPOINT).write_bytes(whole[:-3])
     with pytest.raises(InputError, match="not readable as safetensors"):
-        folder.load_checkpoint("data")
+        folder.load_checkpoint()
 
 
 def test_a_folder_that_is_no_run(tmp_path):
@@ -150,7 +152,7 @@ def test_how_to_go_on_can_be_pasted(tmp_path):
 
 
 def test_a_full_disk_is_said_with_the_way_on(folder, monkeypatch):
-    folder.save_checkpoint(STATE, 1, "data")
+    folder.save_checkpoint(STATE, 1, 1.5)
     before = (folder.path / CHECKPOINT).read_bytes()
 
     def full(*args):
@@ -158,7 +160,7 @@ def test_a_full_disk_is_said_with_the_way_on(folder, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(InputError, match=r"No space left on device.* when there is room, go on with: minissl pretrain"):
-        folder.save_checkpoint(STATE, 2, "data")
+        folder.save_checkpoint(STATE, 2, 1.5)
     monkeypatch.undo()
     assert (folder.path / CHECKPOINT).read_bytes() == before
     assert sorted(os.listdir(folder.path)) == sorted([CHECKPOINT, SETTINGS])
