@@ -25,7 +25,6 @@ def inputs() -> dict[str, tuple[Any, ...]]:
     heads = [normal(16, 2, 64, 64) for _ in range(3)]
     return {
         "attention": (*heads, None, 0.1, np.random.Generator(np.random.SFC64(0))),
-        "dropout": (normal(16, 64, 128), 0.1, np.random.Generator(np.random.SFC64(0))),
         "embedding": (rng.integers(0, 8192, (16, 64)), normal(8192, 128)),
         "gelu": (normal(16, 64, 512),),
         "layer_norm": (normal(16, 64, 128), normal(128), normal(128), 1e-12),

@@ -54,7 +54,7 @@ def layer_norm_forward(x: Array, gain: Array, bias: Array, eps: float) -> tuple[
     y, normed, inv_std = np.empty_like(rows), np.empty_like(rows), np.empty((len(rows), 1), x.dtype)
     for block in _row_blocks(*rows.shape):
         n, out = normed[block], y[block]
-        np.subtract(rows[block], (rows[block] @ ones / d)[:, None], out=n)  # Σ x / d: exact where a row is constant
+        np.subtract(rows[block], (rows[block] @ ones / d)[:, None], out=n)
         np.multiply(n, n, out=out)
         r = inv_std[block]
         r[:, 0] = 1 / np.sqrt(out @ ones / d + eps)

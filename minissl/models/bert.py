@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -45,7 +44,7 @@ class BertConfig(PreTrainedConfig):
     """The sizes and rates of a BERT, under Hugging Face's names; the defaults are BERT-base's."""
 
     model_type: ClassVar[str] = "bert"
-    only: ClassVar[dict[str, Any]] = {
+    fixed: ClassVar[dict[str, Any]] = {
         "is_decoder": False,
         "position_embedding_type": "absolute",
         "tie_word_embeddings": True,
@@ -100,7 +99,6 @@ class BertEmbeddings(Module):
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.pad = config.pad_token_id
         self.word_embeddings.weight.data[self.pad] = 0
-        self.position_embeddings.weight.data[...] = sinusoids(config)
 
     def forward(self, inputs: BertInputs, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
         """ids (B, T) -> x (B, T, D)."""
@@ -120,19 +118,6 @@ class BertEmbeddings(Module):
         self.token_type_embeddings.backward(dsum, segment_cache, grads)
         dpositions = dsum.sum(axis=0, keepdims=True) if len(inputs.position_ids) == 1 else dsum
         self.position_embeddings.backward(dpositions, position_cache, grads)
-
-
-def sinusoids(config: BertConfig) -> Array:
-    """How the position table begins: sin(t ω_i) in the first half of the width, cos(t ω_i) in the second (T, D).
-
-    It is learned from there on, as BERT's is. BERT's own begins at random, and a model must then find every pair of
-    neighbours separately; here a step to the left or right is one linear map for all positions (Vaswani et al. 2017,
-    section 3.5), so attention to neighbours is found in fewer steps. The mean square is BERT's, initializer_range².
-    """
-    t, half = np.arange(config.max_position_embeddings)[:, None], config.hidden_size // 2
-    angles = t * 10_000.0 ** (-np.arange(half) / half)
-    waves = np.concatenate([np.sin(angles), np.cos(angles), np.zeros((len(t), config.hidden_size % 2))], axis=1)
-    return config.initializer_range * math.sqrt(2) * waves
 
 
 class BertPooler(Module):
@@ -290,7 +275,7 @@ class BertForPreTraining(PreTrainedModel):
     def forward(
         self, inputs: BertInputs, targets: BertTargets, rng: np.random.Generator | None = None
     ) -> tuple[dict[str, Array], Any]:
-        """Return both losses, `mlm` and `nsp` (0 where not asked), and the caches. Their sum is what BERT minimises."""
+        """Return the losses that were asked for, `mlm`, `nsp` or both, and the caches. BERT minimises their sum."""
         hidden, bert_cache = self.bert.forward(inputs, rng)
         losses: dict[str, Array] = {}
         mlm_cache = nsp_cache = None
@@ -444,7 +429,7 @@ def check_targets(
 ) -> BertTargets:  # fmt: skip
     """Turn labels (B, T), -100 = not asked, into the M masked positions; check both tasks' labels.
 
-    Raises InputError where nothing is asked, no position is masked, or a label is none of the classes.
+    Raises InputError where nothing is asked, no position is masked, a shape differs, or a label is none of the classes.
     """
     if labels is None and next_sentence_label is None:
         raise InputError("nothing to learn from: give labels, next_sentence_label or both")

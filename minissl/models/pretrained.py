@@ -33,7 +33,7 @@ class PreTrainedConfig:
     """A configuration with Hugging Face's field names, read from and written to `config.json`."""
 
     model_type: ClassVar[str]
-    only: ClassVar[dict[str, Any]] = {}  # settings of Hugging Face's that change the mathematics, and what minissl does
+    fixed: ClassVar[dict[str, Any]] = {}  # Hugging Face's settings that have one value here
 
     def __post_init__(self) -> None:
         """Raise InputError for a field of another type than its default, a size below 1 or a negative number."""
@@ -54,7 +54,7 @@ class PreTrainedConfig:
         given = values.get("model_type", cls.model_type)
         if given != cls.model_type:
             raise InputError(f"config: model_type {given!r} given, {cls.__name__} expects {cls.model_type!r}")
-        for name, does in cls.only.items():
+        for name, does in cls.fixed.items():
             if values.get(name, does) != does:
                 raise InputError(f"config: {name} is {values[name]!r}; minissl's {cls.__name__} only does {does!r}")
         known = {field.name for field in fields(cls)}

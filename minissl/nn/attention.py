@@ -31,6 +31,7 @@ class MultiHeadAttention(Module):
     """softmax(Q_h K_hᵀ/√K) V_h for each of H heads of width K = D/H, joined and mixed by `out`.
 
     Queries come from x; keys and values from x too (self-attention) or from a memory (cross-attention).
+    Raises InputError where D does not divide into H heads.
     """
 
     def __init__(self, d: int, heads: int, dropout: float, init: Init):

@@ -45,7 +45,7 @@ class Module:
                 yield from child._walk(f"{prefix}{name}.")
 
     def named_modules(self, prefix: str = "") -> Iterator[tuple[str, Module]]:
-        """Yield (dotted name, module) for everything inside, innermost first, in the order of the forward pass."""
+        """Yield (dotted name, module) for everything inside, innermost first, in the order in which they were set."""
         for name, child in self.children():
             if isinstance(child, Module):
                 yield from child.named_modules(f"{prefix}{name}.")

@@ -3,7 +3,8 @@
     y, cache = name_forward(*arrays, ...)
     dx, dweight, ... = name_backward(dy, cache)
 
-`dname` has the shape of `name`, and gradients come back in forward's argument order. Nothing that goes in is changed.
+`dname` has the shape of `name`, and gradients come back in forward's argument order, one for each floating-point
+array. Nothing that goes in is changed.
 Leading axes are free: every op works on the last axis (attention on the last two).
 """
 

@@ -27,6 +27,7 @@ def attention_forward(
 
     `mask` is boolean, broadcast to (…, T, S), True = may attend; hidden scores count as -∞, and a query that may
     attend to nothing gets zeros. Dropout (on the weights, as in the paper) happens only where `rng` is given.
+    Raises InputError for a rate outside 0 ≤ rate < 1.
     """
     xp = array_module(q)
     scores = q @ k.swapaxes(-1, -2) * (1 / math.sqrt(q.shape[-1]))  # (…, T, S)
@@ -36,7 +37,7 @@ def attention_forward(
     e = xp.exp(scores - xp.where(highest > -math.inf, highest, 0))  # not -∞ - -∞ in a row that sees nothing
     total = e.sum(axis=-1, keepdims=True)
     weights = e / xp.where(total > 0, total, 1)
-    kept = draw_keep(weights.shape, rate, rng, xp) if rng is not None and rate > 0 else None
+    kept = draw_keep(weights.shape, rate, rng, xp) if rng is not None and rate != 0 else None
     y = _drop(weights, kept) @ v  # (…, T, K')
     return y, AttentionCache(q, k, v, weights, kept)
 

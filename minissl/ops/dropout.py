@@ -34,7 +34,10 @@ def draw_keep(shape: tuple[int, ...], rate: float, rng: np.random.Generator, xp:
 
 
 def dropout_forward(x: Array, rate: float, rng: np.random.Generator) -> tuple[Array, DropoutCache]:
-    """y = x · keep / (1 - rate), keep ~ Bernoulli(1 - rate) for each entry, so that E[y] = x."""
+    """y = x · keep / (1 - rate), keep ~ Bernoulli(1 - rate) for each entry, so that E[y] = x.
+
+    Raises InputError for a rate outside 0 ≤ rate < 1.
+    """
     cache = draw_keep(x.shape, rate, rng, array_module(x))
     return x * cache.keep * cache.scale, cache
 

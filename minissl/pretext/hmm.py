@@ -22,10 +22,10 @@ import numpy as np
 from minissl.backend import Array, require_ids
 from minissl.errors import InputError
 from minissl.pretext.mlm import IGNORE, KEPT, MASKED, RANDOM, number_to_mask
+from minissl.text.wordpiece import SPECIAL_TOKENS
 
-SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")  # ids 0 … 4; word w has id FIRST_WORD + w
-MASK_ID = 4
-FIRST_WORD = 5
+MASK_ID = SPECIAL_TOKENS.index("[MASK]")
+FIRST_WORD = len(SPECIAL_TOKENS)  # word w has id FIRST_WORD + w
 SYLLABLES = [consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou"]
 
 

@@ -29,7 +29,7 @@ Documents = Sequence[Sequence[Any]]  # documents of sentences of ids
 
 
 class Pairs(NamedTuple):
-    """N sequences of T ids, in random order; label 0: B follows A, 1: it does not (Hugging Face's convention)."""
+    """N sequences of T ids; label 0: B follows A, 1: it does not (Hugging Face's convention)."""
 
     input_ids: Array  # (N, T) int32
     token_type_ids: Array  # (N, T) int8: 0 for [CLS] A [SEP] and padding, 1 for B [SEP]
@@ -40,10 +40,11 @@ class Pairs(NamedTuple):
 def make_pairs(
     documents: Documents, seq_len: int, *, cls_id: int, sep_id: int, pad_id: int, rng: np.random.Generator
 ) -> Pairs:
-    """A pass over the corpus as `[CLS] A [SEP] B [SEP]`, every A once with label 0 and once with 1; cuts vary with `rng`.
+    """A pass over the corpus as `[CLS] A [SEP] B [SEP]`, each A once with either label; cuts vary with `rng`.
 
-    The rows come in random order, but the four pairs of a couple stand together. A sentence longer than a sequence is cut into parts. A document of one sentence has nothing that follows and is
-    left out. Where one document is more than half of the corpus, the B's of the others are negatives more than once.
+    Couples come in random order, the four pairs of each together, and chunks without a partner last. A sentence longer
+    than a sequence is cut into parts; a document of one sentence has nothing that follows. Where one document is more
+    than half of the corpus, the B's of the others are negatives more than once.
 
     Raises InputError for seq_len < 8, ids that are no integers, fewer than two documents of two sentences.
     """
@@ -155,7 +156,7 @@ def _couples(length: Array, document: Array, rng: np.random.Generator) -> tuple[
 
 
 def _partners(length: Array, document: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Each chunk's number and that of its partner in another document: couples in random order, then the lone chunks."""
+    """Each chunk and its partner in another document: couples in random order, then the chunks outside couples."""
     (one, other), single = _couples(length, document, rng)
     lender = single.copy()  # a chunk that has a partner of its own already, and a B of about the right length
     for name in np.unique(document[single]):

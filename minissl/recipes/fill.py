@@ -23,7 +23,8 @@ class Guess(NamedTuple):
 def fill(folder: Path, text: str, best: int = 5) -> list[list[Guess]]:
     """Return, for each [MASK] in the text, the `best` words with their probabilities, most likely first.
 
-    Raises InputError where the folder holds no model, the text has no [MASK], or it is too long.
+    Raises InputError for `best` < 1, a folder without a finished model or with another's vocabulary, and a text
+    without [MASK] or longer than the model takes.
     """
     if best < 1:
         raise InputError(f"--best {best}: expected 1 or more")

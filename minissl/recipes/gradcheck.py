@@ -29,7 +29,7 @@ def check_all(say: Callable[[str], None]) -> bool:
         row(case.op, case.label, check(case.forward, case.backward, case.inputs))
         for (name, library), pair in pairs.items():
             if name == case.op and library == "numpy":
-                row(f"{name}, twin", case.label, check(pair.forward, pair.backward, case.inputs))
+                row(f"{name}, twin in float64", case.label, check(pair.forward, pair.backward, case.inputs))
     for label, inputs in model_cases():
         row("BertForPreTraining", label, check_model(small_bert(), inputs))
     say(f"{sum(results)} of {len(results)} checks passed in {time.perf_counter() - began:.1f} s")
@@ -37,7 +37,7 @@ def check_all(say: Callable[[str], None]) -> bool:
 
 
 def small_bert() -> BertForPreTraining:
-    """A BERT of which every size differs from every other, in float64."""
+    """A BERT with two layers and two segments, of which every other size differs from all others, in float64."""
     config = BertConfig(
         vocab_size=29, hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=17,
         max_position_embeddings=11, type_vocab_size=2, layer_norm_eps=1e-12,

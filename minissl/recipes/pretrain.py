@@ -15,10 +15,11 @@ from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.files import write_json
 from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
+from minissl.recipes.head_start import head_start
 from minissl.recipes.tasks import Batch, HmmTask, Landmarks, TaskOptions, TextTask, make_task
 from minissl.training.adamw import AdamW
 from minissl.training.loop import Interrupted, diverged, train
-from minissl.training.run_folder import METRICS, Checkpoint, RunFolder
+from minissl.training.run_folder import METRICS, SETTINGS, Checkpoint, RunFolder
 from minissl.training.trainer import StepRecord, Trainer, TrainingOptions
 from minissl.training.workers import available_cores
 
@@ -153,9 +154,9 @@ class _Run(NamedTuple):
 
 def _prepare(folder: RunFolder, began: float) -> _Run:
     try:
-        options = PretrainOptions(**folder.settings.get("options", folder.settings))
-    except TypeError as error:
-        raise InputError(f"{folder.path}/run.json: not the settings of this version of minissl ({error})") from error
+        options = PretrainOptions(**folder.settings["options"])
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder.path}/{SETTINGS}: not the settings of this version of minissl ({error})") from error
     task = make_task(options.task)
     folder.require_data(task.fingerprint)
     checkpoint = folder.load_checkpoint()
@@ -169,6 +170,7 @@ def _prepare(folder: RunFolder, began: float) -> _Run:
         attention_probs_dropout_prob=options.dropout,
     )
     model = BertForPreTraining(config, seed=options.seed)
+    head_start(model)
     task.tokenizer.save_pretrained(folder.path)
     heldout = task.heldout(HELDOUT_ROWS)
     return _Run(folder, options, task, model, heldout, task.landmarks(heldout), checkpoint, began)

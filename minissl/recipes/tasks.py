@@ -10,12 +10,12 @@ import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
-from minissl.pretext.hmm import FIRST_WORD, MASK_ID, SPECIAL_TOKENS, HiddenMarkovModel
+from minissl.pretext.hmm import FIRST_WORD, MASK_ID, HiddenMarkovModel
 from minissl.pretext.mlm import IGNORE, mask_tokens
 from minissl.pretext.nsp import Pairs, make_pairs, make_segments
 from minissl.text.corpora import load_corpus
 from minissl.text.tokenizer import BertTokenizer
-from minissl.text.wordpiece import train_wordpiece
+from minissl.text.wordpiece import SPECIAL_TOKENS, train_wordpiece
 
 Batch = dict[str, Array]
 EPOCHS, MASKS, HELDOUT, LANGUAGE = range(1, 5)  # which stream of random numbers: one seed, no two alike (0: weights)
@@ -90,7 +90,7 @@ class TextTask:
         return self._masked(self._pairs, rows, np.random.default_rng([o.seed, MASKS, number]))
 
     def heldout(self, least_rows: int) -> list[Batch]:
-        """At least `least_rows` rows, the same for every run: as many passes over the held-out text as it takes."""
+        """At least `least_rows` rows, whatever the seed: as many passes over the held-out text as it takes."""
         batches: list[Batch] = []
         number = rows = 0
         while rows < least_rows:
@@ -192,7 +192,7 @@ class HmmTask:
         }
 
     def landmarks(self, heldout: list[Batch]) -> Landmarks:
-        """Chance, word frequencies from a large sample, and the exact floor on these very sentences."""
+        """Chance, word frequencies from a large sample, and the best predictor's loss on these very sentences."""
         words = self.language.sample(np.random.default_rng([0, LANGUAGE]), 20_000, self.options.seq_len - 2)
         counts = np.bincount(FIRST_WORD + words.ravel(), minlength=len(self.tokenizer))
         visible, labels = (np.concatenate([b[name][:, 1:-1] for b in heldout]) for name in ("input_ids", "labels"))

@@ -129,7 +129,7 @@ def _module(path: Path, relative: Path, seen: set[str]) -> Iterator[tuple[str, l
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:
-    """Yield the docstring of a module, or those of a class or function and of what is defined inside it."""
+    """Yield a module's own docstring, a function's, or those of a class and of what it defines."""
     if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
         docstring = ast.get_docstring(node)
         if docstring:

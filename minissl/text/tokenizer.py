@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from minissl.backend import require_ids
 from minissl.errors import InputError
+from minissl.files import read_json, write_json, write_whole
 from minissl.text.wordpiece import MAX_WORD_CHARS, longest_match, split_chunks, split_words
 
 Ids = Sequence[int] | NDArray[Any]
@@ -126,9 +126,9 @@ class BertTokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         vocab_path, config_path = folder / "vocab.txt", folder / "tokenizer_config.json"
-        vocab_path.write_text("".join(f"{token}\n" for token in self._tokens), encoding="utf-8", newline="\n")
+        write_whole(vocab_path, "".join(f"{token}\n" for token in self._tokens))
         config = {name: getattr(self, name) for name in _CONFIG_TYPES} | {"tokenizer_class": "BertTokenizer"}
-        config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
+        write_json(config_path, config)
         return str(vocab_path), str(config_path)
 
     @property
@@ -403,16 +403,6 @@ def _read_vocab(path: Path) -> list[str]:
         raise InputError(f"{path}: {error}") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise InputError(f"{path}: not JSON ({error.msg} in line {error.lineno}); is it damaged?") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: expected a JSON object, got {type(content).__name__}")
-    return content
-
-
 def _content(token: Any) -> Any:
     """Return the text of a token, which Hugging Face writes as a string or as an object."""
     return token.get("content") if isinstance(token, dict) else token
@@ -420,7 +410,7 @@ def _content(token: Any) -> Any:
 
 def _read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the constructor's arguments in a tokenizer_config.json, and the tokens it adds."""
-    config = _read_json(path)
+    config = read_json(path)
     arguments = {}
     for name, kind in _CONFIG_TYPES.items():
         value = _content(config.get(name))
@@ -436,7 +426,7 @@ def _read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _read_tokenizer_json(path: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the constructor's arguments in a tokenizer.json, and the tokens it adds."""
-    content = _read_json(path)
+    content = read_json(path)
     try:
         model, normalizer = content["model"], content["normalizer"]
         kind = model.get("type", "WordPiece"), normalizer["type"]  # old files leave out the model's

@@ -4,7 +4,7 @@
 def warmup_linear(step: int, steps: int, warmup: int) -> float:
     """The share of the peak learning rate at `step` = 1 … steps: up linearly over `warmup` steps, then down to 0.
 
-    The last step is the last with a rate above 0 (as BERT's own schedule, Devlin et al. 2019, appendix A.2).
+    The last step is the last with a rate above 0 (in the form of BERT's own, Devlin et al. 2019, appendix A.2).
     """
     if step <= warmup:
         return step / warmup

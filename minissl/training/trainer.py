@@ -1,4 +1,4 @@
-"""The training step: shares, their sum, clipping, AdamW. Any model with `counts` and `losses_and_backward` will do."""
+"""The training step: shares, their sum, clipping, AdamW. Any `Trainable` module will do."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train: the defaults are BERT's, but for the learning rate and the length."""
+    """How to train. `warmup` is a share of the steps; AdamW's own settings stand in `adamw`."""
 
     steps: int
     learning_rate: float
-    warmup: float = 0.1  # share of the steps
+    warmup: float = 0.1
     clip_norm: float = 1.0
     threads: int = field(default_factory=available_cores)
     seed: int = 0
@@ -57,10 +57,9 @@ class StepRecord(NamedTuple):
 
 
 class NonFiniteError(InputError):
-    """A loss or a gradient turned NaN or infinite; nothing was updated. `losses` and `grad_norm` say which."""
+    """A loss or a gradient turned NaN or infinite; nothing was updated. The message says which."""
 
     def __init__(self, step: int, losses: dict[str, float], grad_norm: float):
-        self.step = step
         shown = ", ".join(f"{name} {value}" for name, value in losses.items())
         super().__init__(
             f"step {step}: the loss or the gradient is no longer finite ({shown}, gradient norm {grad_norm})"

@@ -255,7 +255,7 @@ def test_unfit_paths_and_shares_are_input_errors(tmp_path: Path) -> None:
             load_corpus("docs", heldout=share)
 
 
-@pytest.mark.skipif("MINISSL_DATA" not in os.environ, reason="needs MINISSL_DATA: WikiText-2 and tinyshakespeare")
+@pytest.mark.skipif(not os.environ.get("MINISSL_DATA"), reason="needs MINISSL_DATA: WikiText-2 and tinyshakespeare")
 def test_real_texts() -> None:
     folder = Path(os.environ["MINISSL_DATA"], "text")
     play = load_corpus(folder / "tinyshakespeare" / "input.txt")

@@ -1,0 +1,30 @@
+"""Where a short pre-training run begins: two changes to BERT's random weights, and what each is worth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minissl.backend import Array
+from minissl.models.bert import BertForPreTraining
+
+
+def head_start(model: BertForPreTraining) -> None:
+    """Set the first weights of a model that has minutes, not days, to learn; everything is trained from there.
+
+    The position table begins as sinusoids, so that a step to the left or right is one linear map at all positions:
+    attention to neighbours need not be found for each position apart. Keys begin equal to queries, so that attention
+    begins as likeness: a word attends to its own kind.
+    """
+    table = model.bert.embeddings.position_embeddings.weight.data
+    table[...] = model.config.initializer_range * math.sqrt(2) * sinusoids(*table.shape)  # BERT's own mean square
+    for layer in model.bert.layers:
+        layer.attention.key.weight.data[...] = layer.attention.query.weight.data
+
+
+def sinusoids(positions: int, width: int) -> Array:
+    """sin(t ω_i) in the first half of the width, cos(t ω_i) in the second (Vaswani et al. 2017, section 3.5)."""
+    half = width // 2
+    angles = np.arange(positions)[:, None] * 10_000.0 ** (-np.arange(half) / half)
+    return np.concatenate([np.sin(angles), np.cos(angles), np.zeros((positions, width % 2))], axis=1)
