@@ -77,6 +77,8 @@ def compare(preset: str, rounds: int, threads: int) -> str:
         "minissl": training_step(model, batch, threads),
         "Hugging Face": _torch_step(torch, theirs.train(), tensors),
     }
+    if torch.get_num_threads() != threads:
+        raise InputError(f"PyTorch runs on {torch.get_num_threads()} threads, not {threads}, so nothing was timed")
     times: dict[str, list[float]] = {name: [] for name in steps}
     for number in range(rounds + 3):  # the first three warm up
         for name, step in steps.items():

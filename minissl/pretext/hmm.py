@@ -55,11 +55,11 @@ class HiddenMarkovModel:
     def random(
         cls,
         seed: int = 0,
-        states: int = 8,
-        words: int = 100,
+        states: int = 6,
+        words: int = 60,
         stay: float = 0.85,
         onward: float = 0.1,
-        peak: float = 24.0,
+        peak: float = 16.0,
     ) -> HiddenMarkovModel:
         """Draw a language; the defaults are the one of `minissl pretrain --data hmm`.
 

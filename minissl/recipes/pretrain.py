@@ -26,7 +26,9 @@ from minissl.training.workers import available_cores
 CURVE_POINTS = 20  # how often in a run the held-out loss is measured for the curve
 CURVE_BATCHES = 8
 HELDOUT_ROWS = 2048
-HMM_DEFAULTS: dict[str, Any] = {"seq_len": 32, "batch_size": 64, "short": 0.0, "nsp": False}
+HMM_DEFAULTS: dict[str, Any] = {
+    "seq_len": 32, "batch_size": 64, "steps": 2800, "learning_rate": 1.5e-3, "short": 0.0, "nsp": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,15 @@ class PretrainOptions:
 
     data: str = "docs"
     preset: str = "tiny"
-    steps: int = 2000
+    steps: int = 2400
     seq_len: int = 64
-    short: float = 0.5
+    short: float = 0.2
     batch_size: int = 32
     accumulate: int = 1
-    vocab_size: int = 8192
+    vocab_size: int = 4096
     learning_rate: float = 1e-3
     warmup: float = 0.1
-    dropout: float = 0.1
+    dropout: float = 0.0  # a run of minutes sees each text too few times to learn it by heart
     nsp: bool = True
     whole_word: bool = False
     bias_correction: bool = True
