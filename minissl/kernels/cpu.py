@@ -24,7 +24,8 @@ from minissl.ops.embedding import LookupCache
 from minissl.ops.layer_norm import LayerNormCache
 from minissl.ops.linear import LinearCache
 
-BLOCK = 1 << 15  # numbers in a block: 128 KB in float32, so that five arrays of them fit in a core's second cache
+BLOCK = 1 << 17  # numbers in a block: few enough for the cache, many enough that threads seldom meet at the interpreter
+LOGITS_BLOCK = 1 << 20
 
 
 def _row_blocks(rows: int, width: int, size: int = BLOCK) -> Iterator[slice]:
@@ -149,7 +150,7 @@ def masked_cross_entropy_forward(
     divisor = check_targets(targets, len(h), len(weight), count)
     residual = np.empty((len(h), len(weight)), h.dtype)
     loss = h.dtype.type(0)
-    for block in _row_blocks(len(h), len(weight), 16 * BLOCK):
+    for block in _row_blocks(len(h), len(weight), LOGITS_BLOCK):
         p, target = residual[block], targets[block]
         picked = np.arange(len(target)), target
         np.matmul(h[block], weight.T, out=p)

@@ -24,7 +24,7 @@ from minissl.training.trainer import StepRecord, Trainer, TrainingOptions
 from minissl.training.workers import available_cores
 
 CURVE_POINTS = 20  # how often in a run the held-out loss is measured for the curve
-CURVE_BATCHES = 8
+CURVE_BATCHES = 4
 HELDOUT_ROWS = 2048
 HMM_DEFAULTS: dict[str, Any] = {
     "seq_len": 32, "batch_size": 64, "steps": 2800, "learning_rate": 1.5e-3, "short": 0.0, "nsp": False,
@@ -37,10 +37,10 @@ class PretrainOptions:
 
     data: str = "docs"
     preset: str = "tiny"
-    steps: int = 2400
-    seq_len: int = 64
+    steps: int = 2200
+    seq_len: int = 96
     short: float = 0.2
-    batch_size: int = 32
+    batch_size: int = 20
     accumulate: int = 1
     vocab_size: int = 4096
     learning_rate: float = 1e-3
