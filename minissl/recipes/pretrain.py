@@ -37,10 +37,10 @@ class PretrainOptions:
 
     data: str = "docs"
     preset: str = "tiny"
-    steps: int = 2200
-    seq_len: int = 96
+    steps: int = 2400
+    seq_len: int = 64
     short: float = 0.2
-    batch_size: int = 20
+    batch_size: int = 32
     accumulate: int = 1
     vocab_size: int = 4096
     learning_rate: float = 1e-3
