@@ -22,13 +22,10 @@ def inputs() -> dict[str, tuple[Any, ...]]:
     def normal(*shape: int) -> Any:
         return rng.standard_normal(shape, dtype=np.float32)
 
-    heads = [normal(16, 2, 64, 64) for _ in range(3)]
     return {
-        "attention": (*heads, None, 0.1, np.random.Generator(np.random.SFC64(0))),
         "embedding": (rng.integers(0, 8192, (16, 64)), normal(8192, 128)),
         "gelu": (normal(16, 64, 512),),
         "layer_norm": (normal(16, 64, 128), normal(128), normal(128), 1e-12),
-        "linear": (normal(16, 64, 128), normal(512, 128), normal(512)),
         "masked_cross_entropy": (normal(160, 128), 0.1 * normal(8192, 128), normal(8192), rng.integers(0, 8192, 160)),
     }
 

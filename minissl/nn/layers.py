@@ -104,6 +104,6 @@ class Dropout(Module):
             return x, None
         return dropout.forward(x, self.rate, rng)
 
-    def backward(self, dy: Array, cache: Any) -> Array:
-        """dy -> dy · keep/(1 - rate), or dy itself where nothing was dropped."""
+    def backward(self, dy: Array, cache: Any, grads: Grads | None = None) -> Array:
+        """dy -> dy · keep/(1 - rate), or dy itself where nothing was dropped; `grads` is every module's, and unused."""
         return dy if cache is None else dropout.backward(dy, cache)

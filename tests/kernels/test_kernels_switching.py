@@ -42,16 +42,16 @@ def order_one(model, seed=0):
     return model
 
 
-def chosen(name="linear"):
+def chosen(name="layer_norm"):
     """The backward that op `name` would use now."""
     x = np.ones((2, 3))
-    _, called = op(name).forward(x, *{"linear": (np.ones((4, 3)), np.ones(4)), "tanh": ()}[name])
+    _, called = op(name).forward(x, *{"layer_norm": (np.ones(3), np.ones(3), 1e-12), "tanh": ()}[name])
     return called.backward
 
 
 @WITH_TWINS
 def test_twins_are_used_where_there_is_one():
-    assert chosen() is cpu.linear_backward
+    assert chosen() is cpu.layer_norm_backward
     assert chosen("tanh") is ops.tanh_backward
 
 
@@ -59,19 +59,19 @@ def test_twins_are_used_where_there_is_one():
 def test_reference_ops_switches_off_and_back():
     with reference_ops():
         assert not enabled()
-        assert chosen() is ops.linear_backward
+        assert chosen() is ops.layer_norm_backward
         with minissl.reference_ops():
-            assert chosen() is ops.linear_backward
-        assert chosen() is ops.linear_backward
+            assert chosen() is ops.layer_norm_backward
+        assert chosen() is ops.layer_norm_backward
     assert enabled()
-    assert chosen() is cpu.linear_backward
+    assert chosen() is cpu.layer_norm_backward
 
 
 @WITH_TWINS
 def test_reference_ops_switches_back_after_an_exception():
     with pytest.raises(ZeroDivisionError), reference_ops():
         1 / 0  # noqa: B018
-    assert chosen() is cpu.linear_backward
+    assert chosen() is cpu.layer_norm_backward
 
 
 @pytest.mark.parametrize(("value", "expected"), [("off", "False"), ("on", "True"), (None, "True")])
@@ -81,7 +81,7 @@ def test_the_environment_switches_twins_off(value, expected):
         environment["MINISSL_KERNELS"] = value
     code = (
         "import numpy as np; from minissl import kernels\n"
-        "called = kernels.op('linear').forward(np.ones((2, 3)), np.ones((4, 3)), np.ones(4))[1]\n"
+        "called = kernels.op('layer_norm').forward(np.ones((2, 3)), np.ones(3), np.ones(3), 1e-12)[1]\n"
         "print(kernels.enabled(), 'cpu' in called.backward.__module__)"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
@@ -99,8 +99,8 @@ def mine(y):
 
 def test_replace_op_puts_ones_own_pair_in_place():
     before, (forward, backward) = chosen(), mine("mine")
-    with replace_op("linear", forward, backward):
-        assert op("linear").forward(np.ones((2, 3)))[0] == "mine"
+    with replace_op("layer_norm", forward, backward):
+        assert op("layer_norm").forward(np.ones((2, 3)))[0] == "mine"
         assert chosen() is backward
         assert chosen("tanh") is ops.tanh_backward
         with reference_ops():
@@ -110,8 +110,8 @@ def test_replace_op_puts_ones_own_pair_in_place():
 
 def test_replace_op_nests():
     before, outer, inner = chosen(), mine("outer"), mine("inner")
-    with replace_op("linear", *outer):
-        with replace_op("linear", *inner):
+    with replace_op("layer_norm", *outer):
+        with replace_op("layer_norm", *inner):
             assert chosen() is inner[1]
             with replace_op("tanh", *inner):
                 assert chosen("tanh") is inner[1]
@@ -122,7 +122,7 @@ def test_replace_op_nests():
 
 def test_replace_op_restores_after_an_exception():
     before = chosen()
-    with pytest.raises(ZeroDivisionError), replace_op("linear", *mine("mine")):
+    with pytest.raises(ZeroDivisionError), replace_op("layer_norm", *mine("mine")):
         1 / 0  # noqa: B018
     assert chosen() is before
 
