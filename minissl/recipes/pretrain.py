@@ -23,7 +23,7 @@ from minissl.training.run_folder import METRICS, SETTINGS, Checkpoint, RunFolder
 from minissl.training.trainer import StepRecord, Trainer, TrainingOptions
 from minissl.training.workers import available_cores
 
-CURVE_POINTS = 20  # how often in a run the held-out loss is measured for the curve
+CURVE_POINTS = 12  # how often in a run the held-out loss is measured for the curve
 CURVE_BATCHES = 4
 HELDOUT_ROWS = 2048
 HMM_DEFAULTS: dict[str, Any] = {
@@ -37,7 +37,7 @@ class PretrainOptions:
 
     data: str = "docs"
     preset: str = "tiny"
-    steps: int = 2400
+    steps: int = 2300
     seq_len: int = 64
     short: float = 0.2
     batch_size: int = 32
