@@ -2,12 +2,17 @@
 
 import os
 import random
+import signal
 
 import pytest
 
 # tests are small, and the same on every machine, with one BLAS thread; it must be said before NumPy is imported
 for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+
+# A shell that starts the tests in the background has them ignore Ctrl-C, and every process they start would too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
