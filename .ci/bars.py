@@ -1,7 +1,7 @@
-"""Print each bar of the main job as met or missed; exit 1 where a finished run is further from one than chance explains.
+"""Print each bar of the main job as met or missed; exit 1 where a run is further from one than chance explains.
 
-Times are measured, not asserted. Another machine's BLAS rounds differently and ends with other weights, so next-sentence
-accuracy may fall short by two of its own standard errors (0.011 over 2,048 pairs) before it counts as a failure.
+Times are measured, not asserted. Another machine's BLAS rounds differently and ends with other weights, so the
+next-sentence accuracy may fall short by two of its standard errors (0.011 over 2,048 pairs) before it is a failure.
 """
 
 import json
