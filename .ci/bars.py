@@ -1,23 +1,19 @@
-"""Print each bar of the main job as met or missed; exit 1 where a run is further from one than chance explains.
-
-Times are measured, not asserted. Another machine's BLAS rounds differently and ends with other weights, so the
-next-sentence accuracy may fall short by two of its standard errors (0.011 over 2,048 pairs) before it is a failure.
-"""
+"""Print each bar of the main job as met or missed; exit 1 where a run misses one. Times are measured, not asserted."""
 
 import json
 import sys
 from pathlib import Path
 
 m = json.loads((Path(sys.argv[1]) / "metrics.json").read_text())
-bars = [("peak memory, MB, at most", -m["peak_memory_mb"], -700, 0)]
+bars = [("peak memory, MB, at most", -m["peak_memory_mb"], -700)]
 if m["mlm_floor"] is None:
     bars += [
-        ("nats of the masked-LM loss under unigram, at least", m["mlm_unigram"] - m["mlm_loss"], 0.8, 0),
-        ("next-sentence accuracy, at least", m["nsp_accuracy"], 0.58, 0.022),
-        ("pairs that it was measured on, at least", m["nsp_pairs"], 2000, 0),
+        ("nats of the masked-LM loss under unigram, at least", m["mlm_unigram"] - m["mlm_loss"], 0.8),
+        ("next-sentence accuracy, at least", m["nsp_accuracy"], 0.58),
+        ("pairs that it was measured on, at least", m["nsp_pairs"], 2000),
     ]
 else:
-    bars += [("nats over the floor, at most", m["mlm_floor"] - m["mlm_loss"], -0.05, 0)]
-for name, value, bar, _ in bars:
+    bars += [("nats over the floor, at most", m["mlm_floor"] - m["mlm_loss"], -0.05)]
+for name, value, bar in bars:
     print(f"{'met   ' if value >= bar else 'MISSED'} {name} {abs(bar)}: {abs(value):.4g}")
-sys.exit(any(value < bar - slack for _, value, bar, slack in bars))
+sys.exit(any(value < bar for _, value, bar in bars))
