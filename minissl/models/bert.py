@@ -337,10 +337,13 @@ class BertForPreTraining(PreTrainedModel):
         inputs, targets = self._check(batch)
         hidden, _ = deque(self.bert.hidden_states(inputs), maxlen=1)[0]  # one layer's states at a time
         h, _ = take_positions.forward(hidden, targets.positions)
-        h, _ = self.predictions.forward(h)
         pooled, _ = self.bert.pooler.forward(hidden)
-        logits = h @ self.decoder.T + self.predictions.bias.data
-        return logits, targets.ids, self.seq_relationship.forward(pooled)[0]
+        return self._word_logits(h), targets.ids, self.seq_relationship.forward(pooled)[0]
+
+    def _word_logits(self, h: Array) -> Array:
+        """Hidden states (…, D) -> a score for every word (…, V)."""
+        h, _ = self.predictions.forward(h)
+        return h @ self.decoder.T + self.predictions.bias.data
 
     def __call__(
         self, input_ids: Array, attention_mask: Array | None = None, token_type_ids: Array | None = None,
@@ -351,9 +354,8 @@ class BertForPreTraining(PreTrainedModel):
         encoded = self.bert(
             input_ids, attention_mask, token_type_ids, position_ids, output_hidden_states, output_attentions
         )
-        h, _ = self.predictions.forward(encoded.last_hidden_state)
         out = ModelOutput(
-            prediction_logits=h @ self.decoder.T + self.predictions.bias.data,
+            prediction_logits=self._word_logits(encoded.last_hidden_state),
             seq_relationship_logits=self.seq_relationship.forward(encoded.pooler_output)[0],
         )
         if labels is not None or next_sentence_label is not None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from minissl.errors import InputError
 from minissl.models.bert import BertForPreTraining
+from minissl.ops import softmax_forward
 from minissl.text.tokenizer import BertTokenizer
 from minissl.training.run_folder import METRICS, SETTINGS, RunFolder
 
@@ -49,8 +50,7 @@ def guess(model: BertForPreTraining, tokenizer: BertTokenizer, text: str, best: 
     if not masked.size:
         raise InputError(f"no [MASK] in {text!r}; put [MASK], in capitals, where a word is to be guessed")
     logits = model(**inputs).prediction_logits[0, masked].astype(np.float64)  # (M, V)
-    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    p /= p.sum(axis=-1, keepdims=True)
+    p, _ = softmax_forward(logits)
     order = np.argsort(-p, axis=-1, kind="stable")[:, :best]
     words = [tokenizer.convert_ids_to_tokens([int(i) for i in row]) for row in order]
     return [

@@ -15,6 +15,7 @@ from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.files import write_json
 from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
+from minissl.ops import cross_entropy_forward
 from minissl.recipes.head_start import head_start
 from minissl.recipes.tasks import Batch, HmmTask, Landmarks, TaskOptions, TextTask, make_task
 from minissl.training.adamw import AdamW
@@ -263,9 +264,8 @@ def evaluate(model: Any, batches: list[Batch], trainer: Trainer) -> dict[str, An
 def _score(logits: Array, targets: Array) -> tuple[float, float, int]:
     """Sums over the targets: -log p, right answers, and how many there are."""
     logits = logits[: len(targets)].astype(np.float64)
-    shifted = logits - logits.max(axis=-1, keepdims=True)
-    log_p = shifted[np.arange(len(targets)), targets] - np.log(np.exp(shifted).sum(axis=-1))
-    return -log_p.sum(), (logits.argmax(axis=-1) == targets).sum(), len(targets)
+    loss, _ = cross_entropy_forward(logits, targets, count=1)
+    return float(loss), (logits.argmax(axis=-1) == targets).sum(), len(targets)
 
 
 def _finish(run: _Run, metrics: dict[str, Any]) -> dict[str, Any]:

@@ -68,8 +68,9 @@ class TextTask:
             [[self.tokenizer.encode_words(s) for s in document.sentences] for document in part]
             for part in (corpus.train, corpus.heldout)
         )
-        self._batches_per_epoch = max(1, len(self._rows(self._train, o.seq_len, EPOCHS, 0).input_ids) // o.batch_size)
-        self._current = (-1, 0)  # the epoch and the length that `_pairs` are made for
+        self._current = (0, o.seq_len)  # the epoch and the length that `_pairs` are made for
+        self._pairs = self._rows(self._train, o.seq_len, EPOCHS, 0)
+        self._batches_per_epoch = max(1, len(self._pairs.input_ids) // o.batch_size)
 
     def _rows(self, documents: list[list[list[int]]], length: int, stream: int, number: int) -> Pairs:
         t = self.tokenizer
