@@ -1,138 +1,380 @@
-"""`check`: a pair of functions against numerical derivatives."""
+"""`check`: a pair of functions against numerical derivatives, and what its mistakes look like."""
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
-from minissl.gradcheck.numerical import choose_probes, judge, probe
+from minissl.gradcheck.diagnosis import Evidence, diagnose, diagnose_sample, diagnose_shape
+from minissl.gradcheck.experiment import Backward, Experiment, Forward, as_arrays, fresh, pair_of
+from minissl.gradcheck.factors import explain_factor
+from minissl.gradcheck.numerical import COARSE_STEP, STEP, VACUOUS, Probes, choose_probes, compare, judge, probe
 from minissl.gradcheck.purity import unchanged
-from minissl.gradcheck.report import Finding, Report
+from minissl.gradcheck.report import ArgumentReport, Finding, Report
+from minissl.gradcheck.uses import uses_of_array
 
 EVERY_ENTRY = 4096  # up to this many entries of an argument each one is differenced; of more, a sample
 SAMPLED_ENTRIES = 256
 DIRECTIONS = 4
+COARSE_TOLERANCE = 1e-3  # beside a forward that computes in float32
+ROUGH = 1e-10  # rounding noise above this share of y is that of float32
+NARROW_LIMIT = 1e-4  # a gradient that is off by no more may be float32's
+KINKS_TRIED = 16
+REFERENCE_TOLERANCE = 1e-8
 
-Forward = Callable[..., Any]
-Backward = Callable[..., Any]
+UsesOf = Callable[[str, Experiment, Array], Callable[[Array], list[float]]]
 
 
 def check(
-    forward: Forward, backward: Backward, inputs: dict[str, Any], *, seed: int = 0, tolerance: float = 1e-7
-) -> Report:
+    forward: Forward, backward: Backward | None = None, inputs: dict[str, Any] | None = None, *,
+    reference: Forward | None = None, dy: Array | None = None, seed: int = 0, tolerance: float = 1e-7,
+) -> Report:  # fmt: skip
     """Call `y, cache = forward(**inputs)` and `backward(dy, cache)` with a random dy, and compare every gradient.
 
     Backward returns one gradient for each floating-point array in `inputs`, in order; a single one may come bare.
+    Without `backward`, `forward` returns a closure: `y, backward = forward(**inputs)` and `backward(dy)`.
+    `reference` is a forward that is known to be right, which y is compared with; `dy` replaces the random one.
     Everything runs in float64. A Generator is copied before each call, so that every call draws the same numbers.
 
+    What is wrong is named: `report.findings`, whose kinds `minissl.gradcheck.kinds` explains.
     Raises InputError where forward or backward returns something else than that.
     """
-    return check_pair(forward, backward, inputs, seed, tolerance, keeps_cache=True)
+    if not isinstance(inputs, dict):
+        raise InputError(
+            f"check: inputs is {type(inputs).__name__}, expected a dictionary, argument name: value; "
+            "for a closure write check(f, inputs={...})"
+        )
+    if backward is None:
+        forward, backward = _of_closure(forward)
+    return check_pair(forward, backward, inputs, seed, tolerance, dy=dy, reference=reference)
+
+
+def _of_closure(f: Forward) -> tuple[Forward, Backward]:
+    def backward(dy: Array, closure: Any) -> Any:
+        if not callable(closure):
+            raise InputError(
+                f"without a backward, forward must return (y, backward), a function of dy; the second item is "
+                f"{type(closure).__name__}"
+            )
+        return closure(dy)
+
+    return f, backward
 
 
 def check_pair(
-    forward: Forward, backward: Backward, inputs: dict[str, Any], seed: int, tolerance: float, keeps_cache: bool
-) -> Report:
-    """Do what `check` does. Without `keeps_cache`, backward may use its cache up, as a module's may."""
+    forward: Forward, backward: Backward, inputs: dict[str, Any], seed: int, tolerance: float, *,
+    dy: Array | None = None, reference: Forward | None = None, keeps_cache: bool = True,
+    uses_of: UsesOf | None = None,
+) -> Report:  # fmt: skip
+    """Do what `check` does. Without `keeps_cache`, backward may use its cache up, as a module's may.
+
+    `uses_of(name, experiment, dy)` tells the uses of an argument apart, as in `minissl.gradcheck.uses`.
+    """
     rng = np.random.default_rng(seed)
-    values = fresh(inputs)
-    names = differentiable(values)
+    lab = Experiment(forward, backward, fresh(inputs))
     findings: list[Finding] = []
-    y = output_of(forward, values)
-    upstream = np.asarray(rng.standard_normal(y.shape))
-    gradients = _analytic(forward, backward, values, y, upstream, keeps_cache, findings)
-    probes = {}
-    for name in names:
-        x = values[name]
-        where: tuple[Array, list[Array]] = np.arange(x.size), []
-        if x.size > EVERY_ENTRY:
-            where = choose_probes(x, gradients[name], SAMPLED_ENTRIES, DIRECTIONS, rng)
-        probes[name] = probe(lambda: output_of(forward, values), upstream, x, gradients[name], *where)
-    scale = float(np.abs(upstream * y)[np.isfinite(y)].max(initial=0))
-    return judge(gradients, probes, scale, findings, tolerance)
+    attempt = _Attempt(lab, rng, dy, tolerance, keeps_cache, uses_of or _uses_of_array, findings)
+    if any(f.kind == "nondeterministic" and not f.argument for f in findings):
+        return Report({}, findings, tolerance)  # differences of a function that changes by itself mean nothing
+    if attempt.wrong() and (noise := lab.roughness(rng)) > ROUGH:
+        attempt.coarsen(noise)
+    elif (kink := attempt.kink()) is not None:
+        name, index = kink
+        message = f"{name} sat on a kink at {index}, where there is no derivative; the check moved off it"
+        lab = Experiment(forward, backward, {**lab.values, **_moved(lab, rng)})
+        findings = [Finding("nonsmooth", name, index, message)]
+        attempt = _Attempt(lab, rng, dy, tolerance, keeps_cache, uses_of or _uses_of_array, findings)
+    if reference is not None:
+        attempt.compare_with(reference)
+    _note_constants(lab, findings)
+    return attempt.judge()
+
+
+class _Attempt:
+    """One point: the gradients there, the numerical derivatives, and what they show."""
+
+    def __init__(
+        self, lab: Experiment, rng: np.random.Generator, dy: Array | None, tolerance: float, keeps_cache: bool,
+        uses_of: UsesOf, findings: list[Finding],
+    ):  # fmt: skip
+        self.lab, self.rng, self.tolerance, self.uses_of, self.findings = lab, rng, tolerance, uses_of, findings
+        self.y = lab.output()
+        self.dy = np.asarray(rng.standard_normal(self.y.shape)) if dy is None else _given(dy, self.y)
+        self.gradients = _analytic(lab, self.y, self.dy, keeps_cache, findings)
+        self.step, self.alike = STEP, Evidence.alike
+        self.reference: Experiment | None = None
+        self._jacobians: dict[str, Array | None] = {}
+        self.where = {name: self._choose(name) for name in lab.names}
+        self.probes = self._probe()
+
+    def _choose(self, name: str) -> tuple[Array, list[Array]]:
+        x = self.lab.values[name]
+        if x.size <= EVERY_ENTRY:
+            return np.arange(x.size), []
+        return choose_probes(x, self.gradients[name], SAMPLED_ENTRIES, DIRECTIONS, self.rng)
+
+    def _probe(self) -> dict[str, Probes]:
+        lab = self.lab
+        return {
+            name: probe(lab.output, self.dy, lab.values[name], self.gradients[name], *self.where[name], self.step)
+            for name in lab.names
+        }
+
+    def wrong(self) -> list[str]:
+        """Name the arguments whose gradient is comparable and not what the differences say."""
+        largest = max((p.largest() for p in self.probes.values()), default=0.0)
+        compared = ((n, compare(n, self.gradients[n], p, largest, self.tolerance)[1]) for n, p in self.probes.items())
+        return [name for name, finding in compared if finding is not None and finding.kind == "incorrect"]
+
+    def coarsen(self, noise: float) -> None:
+        """The forward computes in float32, with this much noise in y: take larger steps, and ask for less."""
+        if not any(f.kind == "precision" for f in self.findings):
+            message = "forward computes in float32, so that its noise hides errors below 1e-3; where is the cast?"
+            self.findings.append(Finding("precision", "", None, message))
+        self.step = COARSE_STEP
+        self.lab.coarsen()
+        self.probes = self._probe()
+        in_slopes = noise * float(np.abs(self.y).max(initial=0) * np.linalg.norm(self.dy)) / COARSE_STEP
+        largest = max(p.largest() for p in self.probes.values()) or 1.0
+        self.tolerance = max(self.tolerance, COARSE_TOLERANCE, 10 * in_slopes / largest)
+        self.alike = 3 * self.tolerance
+
+    def kink(self) -> tuple[str, tuple[int, ...]] | None:
+        """Return where the function has a corner right at the point, among the entries that look wrong."""
+        for name in self.wrong():
+            x, p = self.lab.values[name], self.probes[name]
+            off = np.abs(self.gradients[name].reshape(-1)[p.entries] - p.at_entries)
+            for i in p.entries[np.argsort(-off, kind="stable")[:KINKS_TRIED]]:
+                if self._has_corner(name, int(i), float(np.abs(x).max(initial=0)) or 1.0):
+                    return name, tuple(int(n) for n in np.unravel_index(i, x.shape))
+        return None
+
+    def _has_corner(self, name: str, i: int, size: float) -> bool:
+        x = self.lab.values[name]
+
+        def at(t: float) -> Array:
+            moved = x.copy()
+            moved.flat[i] += t
+            return self.lab.output(**{name: moved})
+
+        jumps = []
+        for h in (size * 2.0**-20, size * 2.0**-24):
+            with np.errstate(invalid="ignore"):
+                right, left = (at(h) - self.y) / h, (self.y - at(-h)) / h
+            jumps.append(float(np.abs(right - left).max(initial=0)))
+        noise = 1e-13 * float(np.abs(self.y).max(initial=0)) / h
+        return jumps[1] > noise and jumps[1] > jumps[0] / 2  # a curve's own change of slope shrinks with h
+
+    def compare_with(self, reference: Forward) -> None:
+        """Compare y with what a forward that is known to be right gives."""
+
+        def as_pair(**values: Any) -> Any:
+            returned = reference(**values)
+            return returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
+
+        lab = Experiment(as_pair, self.lab.backward, self.lab.values)
+        lab.step = self.lab.step
+        finding = _difference(self.y, lab.output(), self.lab.values, self.step == COARSE_STEP)
+        if finding is not None:
+            self.findings.insert(0, finding)
+            self.reference = lab
+
+    def judge(self) -> Report:
+        """Compare all gradients and explain what is wrong."""
+        size = float(np.abs(self.dy * self.y)[np.isfinite(self.y)].max(initial=0))
+        arrays = {name: self.lab.values[name] for name in self.lab.names}
+        one_row = any(x.shape[-2:-1] == (1,) for x in arrays.values())
+        for name, p in self.probes.items():
+            if one_row or arrays[name].shape[-1:] == self.y.shape[-1:] == (1,):
+                if p.largest() <= VACUOUS * size < max(q.largest() for q in self.probes.values()):
+                    message = (
+                        f"the true gradient of {name} is zero, because an axis has size 1 (over which a softmax is 1 and "
+                        "a layer norm 0): a wrong one would hardly show; use sizes of 2 and more"
+                    )
+                    self.findings.append(Finding("vacuous", name, None, message))
+        return judge(self.gradients, self.probes, size, self.findings, self.tolerance, self.explain)
+
+    def explain(self, record: ArgumentReport, finding: Finding) -> list[Finding]:
+        """Put what the evidence shows in the place of a finding that only says that the gradient is wrong."""
+        if finding.kind not in ("wrong_shape", "incorrect"):
+            return [finding]
+        name, got = record.name, self.gradients[record.name]
+        jacobian = self._jacobian(name)
+        if jacobian is None:
+            if finding.kind == "wrong_shape":
+                return [finding]
+            p = self.probes[name]
+            return [diagnose_sample(record, p.of(got), p.expected, self.lab.values)]
+        expected = self._right(name)
+        evidence = Evidence(
+            record, self.lab.values[name], got, expected, self._rights(), self.gradients, self.lab.values, self.lab,
+            jacobian, self.y, self.dy, self.uses_of(name, self.lab, self.dy), self.alike,
+        )  # fmt: skip
+        if self.reference is not None and self._fits_reference(name, evidence):
+            return []  # the backward is right; what is wrong is the forward
+        if finding.kind == "wrong_shape":
+            return diagnose_shape(record, got, expected, evidence)
+        if self._is_noise(record, got):
+            message = (
+                f"the gradient of {name} is off by {record.relative_error:.0e}, the noise of float32, not an error"
+            )
+            return [Finding("precision", name, None, message)]
+        return [diagnose(evidence)]
+
+    def _jacobian(self, name: str) -> Array | None:
+        if name not in self._jacobians:
+            self._jacobians[name] = self.lab.jacobian(name)
+        return self._jacobians[name]
+
+    def _right(self, name: str) -> Array:
+        jacobian = self._jacobian(name)
+        assert jacobian is not None
+        right: Array = (jacobian @ self.dy.reshape(-1)).reshape(self.lab.values[name].shape)
+        return right
+
+    def _rights(self) -> dict[str, Array]:
+        return {name: self._right(name) for name in self.lab.names if self._jacobian(name) is not None}
+
+    def _fits_reference(self, name: str, evidence: Evidence) -> bool:
+        assert self.reference is not None
+        jacobian = self.reference.jacobian(name)
+        if jacobian is None or jacobian.shape[1] != self.dy.size:
+            return False
+        return evidence.same(evidence.got, (jacobian @ self.dy.reshape(-1)).reshape(evidence.x.shape))
+
+    def _is_noise(self, record: ArgumentReport, got: Array) -> bool:
+        """Whether a small error is that of float32: the gradient is a float32, or not linear in dy by about as much."""
+        if record.relative_error > NARROW_LIMIT:
+            return False
+        with np.errstate(over="ignore"):
+            if np.array_equal(got, got.astype(np.float32)):
+                return True
+
+        def backward(dy: Array) -> Array:
+            return self.lab.gradients(dy)[record.name]
+
+        if not np.allclose(backward(2 * self.dy), 2 * got, rtol=1e-12, atol=0):
+            return False  # rounding, whatever the precision, commutes with a factor of 2
+        other = np.asarray(np.random.default_rng(3).standard_normal(self.dy.shape))
+        whole = backward(self.dy + other)
+        off = float(np.abs(whole - got - backward(other)).max(initial=0)) / float(np.abs(whole).max(initial=0) or 1)
+        return off > max(1e-10, record.relative_error / 100)
+
+
+def _given(dy: Array, y: Array) -> Array:
+    dy = np.array(dy, np.float64)
+    if dy.shape != y.shape:
+        raise InputError(f"check: dy has shape {dy.shape}, expected that of y, {y.shape}")
+    return dy
+
+
+def _uses_of_array(name: str, lab: Experiment, dy: Array) -> Callable[[Array], list[float]]:
+    return uses_of_array(lab, name, dy)
+
+
+def _moved(lab: Experiment, rng: np.random.Generator) -> dict[str, Array]:
+    """Move every floating-point entry by 2 to 10 % of the largest one."""
+    moved = {}
+    for name in lab.names:
+        x = lab.values[name]
+        size = float(np.abs(x).max(initial=0)) or 1.0
+        moved[name] = x + size * rng.uniform(0.02, 0.1, x.shape) * rng.choice([-1, 1], x.shape)
+    return moved
+
+
+def _note_constants(lab: Experiment, findings: list[Finding]) -> None:
+    """Add a finding for inputs behind which a lost factor, or a swapped axis, hides."""
+    arrays = {name: lab.values[name] for name in lab.names}
+    for name, x in arrays.items():
+        if x.size and (x == x.flat[0]).all() and (x.size > 1 or x.flat[0] in (0, 1)):
+            message = (
+                f"{name} is {x.flat[0]:g} everywhere, as parameters are at the start: a lost factor or term hides there; "
+                "use random values of order 1"
+            )
+            findings.append(Finding("vacuous", name, None, message))
+    if arrays and all(x.size == 1 for x in arrays.values()) and any(x.ndim for x in arrays.values()):
+        message = "every axis has size 1, so that a missing sum or a swapped axis hides; use sizes that all differ"
+        findings.append(Finding("vacuous", "", None, message))
+
+
+def _difference(y: Array, right: Array, values: dict[str, Any], coarse: bool) -> Finding | None:
+    """Say where the forward's y differs from the right one."""
+    if y.shape != right.shape:
+        message = f"forward gives y of shape {y.shape}, the reference {right.shape}"
+        return Finding("forward_differs", "", None, message, {"got": y.shape, "expected": right.shape})
+    size = float(np.abs(right)[np.isfinite(right)].max(initial=0)) or 1.0
+    with np.errstate(invalid="ignore"):
+        off = np.where(y == right, 0.0, np.abs(y - right) / size)
+    off = np.where(np.isnan(off) & ~(np.isnan(y) & np.isnan(right)), np.inf, np.nan_to_num(off, posinf=np.inf))
+    if float(off.max(initial=0)) <= (COARSE_TOLERANCE if coarse else REFERENCE_TOLERANCE):
+        return None
+    index = tuple(int(i) for i in np.unravel_index(int(off.argmax()), y.shape))
+    reasons: list[str] = []
+    factor = float((y * right).sum() / (right * right).sum()) if np.isfinite(y).all() and (right * right).sum() else 0.0
+    if factor and np.allclose(y, factor * right, rtol=1e-6, atol=1e-9 * size):
+        reasons = explain_factor(factor, values, y, None)
+        reasons = [f"it is {factor:.6g} times the right one everywhere" + (f" ({reasons[0]})" if reasons else "")]
+    share = f"{(off > REFERENCE_TOLERANCE).mean():.0%} of its entries differ"
+    message = (
+        f"forward gives {y[index]:.6g} at {index}, the reference {right[index]:.6g}; {'; '.join([share, *reasons])}"
+    )
+    return Finding("forward_differs", "", index, message, {"got": float(y[index]), "expected": float(right[index])})
 
 
 def _analytic(
-    forward: Forward, backward: Backward, values: dict[str, Any], y: Array, upstream: Array, keeps_cache: bool,
-    findings: list[Finding],
-) -> dict[str, Array]:  # fmt: skip
+    lab: Experiment, y: Array, upstream: Array, keeps_cache: bool, findings: list[Finding]
+) -> dict[str, Array]:
     """Return the gradients by name; note what is changed, not repeatable or not in float64."""
-    names = differentiable(values)
-    given, dy = fresh(values), upstream.copy()
+    names, given, dy = lab.names, fresh(lab.values), upstream.copy()
     with unchanged("forward", given, findings):
-        again, cache = pair_of(forward(**given))
+        again, cache = pair_of(lab.forward(**given))
     if y.dtype != np.float64:
-        findings.append(Finding("precision", "", f"forward returned {y.dtype} for float64 inputs; where is the cast?"))
+        message = f"forward returned {y.dtype} for float64 inputs; where is the cast?"
+        findings.append(Finding("precision", "", None, message))
     if again.tobytes() != y.tobytes():
         message = "two equal calls of forward differ; does it draw from np.random, not from an rng among its inputs?"
-        findings.append(Finding("nondeterministic", "", message))
+        findings.append(Finding("nondeterministic", "", None, message))
 
     watched = given | {"dy": dy} | ({"cache": cache} if keeps_cache else {})
     with unchanged("backward", watched, findings):
-        first = as_arrays(backward(dy, cache), names)
+        first = as_arrays(lab.backward(dy, cache), names)
     for name, gradient in first.items():
         if gradient.dtype != np.float64:
             message = f"backward returned {gradient.dtype} for {name}, whose dtype is float64; where is the cast?"
-            findings.append(Finding("precision", name, message))
-    if not keeps_cache:
-        _, cache = pair_of(forward(**fresh(values)))
-    second = as_arrays(backward(upstream.copy(), cache), names)
-    mutated = any(f.kind == "mutated" for f in findings)  # which explains a second result that differs
-    for name in names:
-        if first[name].tobytes() != second[name].tobytes() and not mutated:
-            message = f"a second backward on the same cache gives another gradient of {name}"
-            findings.append(Finding("nondeterministic", name, message))
+            findings.append(Finding("precision", name, None, message))
+    repeat = partial(lab.gradients, upstream)
+    if keeps_cache:
+        repeat = lambda: as_arrays(lab.backward(upstream.copy(), cache), names)  # noqa: E731
+    _note_repetition(lab, first, repeat, upstream, findings)
     return first
 
 
-def fresh(inputs: dict[str, Any]) -> dict[str, Any]:
-    """Copy the inputs; floating-point arrays become float64."""
-    return {name: _fresh(value) for name, value in inputs.items()}
-
-
-def _fresh(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        return np.array(value, np.float64 if value.dtype.kind == "f" else value.dtype)
-    return copy.deepcopy(value)
-
-
-def differentiable(inputs: dict[str, Any]) -> list[str]:
-    """Name the inputs that backward owes a gradient: the floating-point arrays."""
-    return [name for name, value in inputs.items() if isinstance(value, np.ndarray) and value.dtype.kind == "f"]
-
-
-def output_of(forward: Forward, values: dict[str, Any]) -> Array:
-    """Return y of `forward`, called on copies of the values."""
-    return pair_of(forward(**fresh(values)))[0]
-
-
-def pair_of(returned: Any) -> tuple[Array, Any]:
-    """Return y as an array, and the cache. Raises InputError where forward did not return such a pair."""
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        raise InputError(f"forward returned {type(returned).__name__}, expected the pair (y, cache)")
-    y = np.asarray(returned[0])
-    if y.dtype.kind != "f":
-        raise InputError(f"forward returned a y of dtype {y.dtype}, expected floating point; is the order (y, cache)?")
-    return y, returned[1]
-
-
-def as_arrays(returned: Any, names: list[str]) -> dict[str, Array]:
-    """Return copies of the gradients that backward returned, by name.
-
-    Raises InputError for any other number of them than `names`, and for what is no array of numbers.
-    """
-    gradients = list(returned) if isinstance(returned, (tuple, list)) else [] if returned is None else [returned]
-    if len(gradients) != len(names):
-        raise InputError(
-            f"backward returned {len(gradients)} gradients, expected {len(names)} ({', '.join(names) or 'none'}): "
-            "one for each floating-point array, in order; integers, booleans and scalars get none"
-        )
-    for name, gradient in zip(names, gradients, strict=True):
-        if not (isinstance(gradient, (np.generic, float)) or hasattr(gradient, "__array__")):
-            raise InputError(f"backward returned {type(gradient).__name__} for {name}, expected an array of its shape")
-    return {name: np.array(gradient) for name, gradient in zip(names, gradients, strict=True)}
+def _note_repetition(
+    lab: Experiment, first: dict[str, Array], repeat: Callable[[], dict[str, Array]], upstream: Array,
+    findings: list[Finding],
+) -> None:  # fmt: skip
+    """Call backward again: a gradient that differs is random, or shows that something was kept between the calls."""
+    if any(f.kind == "mutated" for f in findings):
+        return  # which explains a second result that differs
+    second = repeat()
+    differ = [name for name in lab.names if first[name].tobytes() != second[name].tobytes()]
+    if not differ:
+        return
+    third, anew = repeat(), lab.gradients(upstream)
+    for name in differ:
+        a, b, c = first[name], second[name], third[name]
+        grows = a.shape == b.shape == c.shape and np.allclose(b - a, c - b, rtol=1e-6, atol=0) and np.any(b - a)
+        if grows or (name in anew and anew[name].tobytes() == a.tobytes()):
+            message = (
+                f"a second backward gives another gradient of {name}: the first changed something that is kept between "
+                "calls (a buffer that is added to, a cache that is used up)"
+            )
+            findings.append(Finding("mutated", name, None, message))
+        else:
+            message = f"a second backward on the same cache gives another gradient of {name}; is something drawn in it?"
+            findings.append(Finding("nondeterministic", name, None, message))

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
-from minissl.gradcheck.check import as_arrays, check_pair, differentiable, fresh
-from minissl.gradcheck.numerical import choose_probes, judge, probe
+from minissl.gradcheck.check import check_pair
+from minissl.gradcheck.diagnosis import Evidence, diagnose, diagnose_sample, diagnose_shape
+from minissl.gradcheck.experiment import AFFORDABLE_S, Experiment, as_arrays, differentiable, fresh, pair_of
+from minissl.gradcheck.kinds import NOTES
+from minissl.gradcheck.numerical import Probes, choose_probes, judge, probe
 from minissl.gradcheck.purity import unchanged
-from minissl.gradcheck.report import Finding, Report
+from minissl.gradcheck.report import ArgumentReport, Finding, Report
+from minissl.gradcheck.uses import uses_of_array, uses_of_parameter
 
 
 def check_module(module: Any, inputs: dict[str, Any], *, seed: int = 0, tolerance: float = 1e-7) -> Report:
     """Check `module.forward(**inputs)` against `module.backward(dy, cache, grads)`, inputs and parameters alike.
 
     `module.named_parameters()` yields (name, param), with `param.data`; `grads` has `add(param, gradient)`. Parameters
-    are drawn anew as `random_values` says, and put back. Backward may use its cache up.
+    are drawn anew as `random_values` says, and put back. Backward may use its cache up. Findings begin at the output.
 
     Raises InputError for a module that is not in float64, or that returns what `check` refuses.
     """
@@ -46,10 +52,19 @@ def check_module(module: Any, inputs: dict[str, Any], *, seed: int = 0, toleranc
         for name, param in params.items():
             latest[name][...] = param.data  # so that the check sees a parameter that the module changed
 
+    def uses_of(name: str, lab: Experiment, dy: Array) -> Any:
+        if name not in params:
+            return uses_of_array(lab, name, dy)
+        lab.output()  # leaves the module with the values in question
+        given = {n: lab.values[n] for n in inputs}
+        return uses_of_parameter(params[name], lambda: pair_of(module.forward(**fresh(given)))[0], dy)
+
     with _own_values_restored(params):
         _randomise(params, np.random.default_rng(seed))
         values = {name: param.data.copy() for name, param in params.items()}
-        return check_pair(forward, backward, {**inputs, **values}, seed, tolerance, keeps_cache=False)
+        given = {**inputs, **values}
+        report = check_pair(forward, backward, given, seed, tolerance, keeps_cache=False, uses_of=uses_of)
+        return _from_the_output(report, [*inputs, *params])
 
 
 def check_model(
@@ -83,7 +98,53 @@ def check_model(
         for name, param in params.items():
             where = choose_probes(param.data, gradients[name], entries, directions, rng)
             probes[name] = probe(loss_now, np.ones(()), param.data, gradients[name], *where)
-        return judge({name: gradients[name] for name in params}, probes, abs(loss), findings, tolerance)
+
+        explained: list[str] = []
+
+        def explain(record: ArgumentReport, finding: Finding) -> list[Finding]:
+            """Difference every entry of the first wrong parameter; of those behind it the sample must do."""
+            got, p = gradients[record.name], probes[record.name]
+            expected = None if explained else _every_entry(params[record.name].data, loss_now)
+            explained.append(record.name)
+            if finding.kind not in ("incorrect", "wrong_shape"):
+                return [finding]
+            if expected is None:
+                sample = finding.kind == "incorrect"
+                return [diagnose_sample(record, p.of(got), p.expected, inputs) if sample else finding]
+            uses = uses_of_parameter(params[record.name], loss_now, np.ones(()))
+            evidence = Evidence(record, params[record.name].data, got, expected, {}, {}, inputs, uses=uses)
+            if finding.kind == "wrong_shape":
+                return diagnose_shape(record, got, expected, evidence)
+            return [diagnose(evidence)]
+
+        from_the_output = {name: gradients[name] for name in reversed(params)}
+        report = judge(from_the_output, probes, abs(loss), findings, tolerance, explain)
+        return _from_the_output(report, list(params))
+
+
+def _every_entry(data: Array, loss: Any) -> Array | None:
+    """Difference the loss with respect to every entry; None where that takes too long."""
+    began = time.perf_counter()
+    loss()
+    if 4 * data.size * (time.perf_counter() - began) > AFFORDABLE_S:
+        return None
+    nothing = np.full(data.shape, math.nan)
+    p: Probes = probe(loss, np.ones(()), data, nothing, np.arange(data.size), [])
+    return p.at_entries.reshape(data.shape)
+
+
+def _from_the_output(report: Report, order: list[str]) -> Report:
+    """Put findings in backward's order, and say which gradient goes wrong first."""
+    place = {name: i for i, name in enumerate(reversed(order))}
+    wrong = sorted((f for f in report.findings if f.argument in place), key=lambda f: place[f.argument])
+    rest = [f for f in report.findings if f.argument not in place]
+    errors = [f for f in wrong if f.kind not in NOTES and f.kind != "vacuous"]
+    if errors:
+        first, right = errors[0], place[errors[0].argument]
+        said = f"; working from the output down, this is the first wrong one ({right} before it are right)"
+        wrong[wrong.index(first)] = replace(first, message=first.message + said)
+    arguments = {name: report.arguments[name] for name in order if name in report.arguments}
+    return Report(arguments, rest + wrong, report.tolerance)
 
 
 class _Gradients:
@@ -152,7 +213,7 @@ def _loss_and_gradients(model: Any, inputs: dict[str, Any], findings: list[Findi
     again, repeated = model.loss_and_grads(**fresh(inputs))
     if loss != again or any(gradients[name].tobytes() != repeated[name].tobytes() for name in gradients):
         message = "two equal calls of loss_and_grads differ; does a part draw from np.random, not from the rng given?"
-        findings.append(Finding("nondeterministic", "", message))
+        findings.append(Finding("nondeterministic", "", None, message))
     return float(loss), gradients
 
 
@@ -163,4 +224,4 @@ def _second_names(model: Any, gradients: dict[str, Array], params: dict[str, Any
         firsts = [name for name, param in params.items() if listed.get(alias, param) is param]
         if not any(np.array_equal(gradients[alias], gradients[name]) for name in firsts):
             message = f"{alias} does not have the gradient of its parameter; all names of a tied one must have the same"
-            yield Finding("incorrect", alias, message)
+            yield Finding("incorrect", alias, None, message)

@@ -13,6 +13,7 @@ from minissl.backend import Array
 from minissl.gradcheck.report import ArgumentReport, Finding, Report
 
 STEP = 2.0**-12  # h = 2.4e-4: truncation ~ h⁴/30 = 1e-16, rounding ~ 1e-16/h = 5e-13
+COARSE_STEP = 2.0**-5  # for forwards that compute in float32: rounding 6e-8/h = 2e-6, truncation at most about as much
 FLOOR = 1e-3  # a gradient that is zero in theory (a key bias) is compared with this share of the largest one
 VACUOUS = 1e-9  # derivatives below this share of what is differentiated are zero but for rounding
 
@@ -53,14 +54,14 @@ def choose_probes(
     return np.unique(chosen), [rng.standard_normal(x.shape) for _ in range(directions)]
 
 
-def step(x: Array, size: float) -> float:
-    """Choose h for moving an entry of x of the given size: STEP, less where all of x is small, more where it is huge.
+def step(x: Array, size: float, normal: float = STEP) -> float:
+    """Choose h for moving an entry of x of the given size: `normal`, less where all of x is small, more where it is huge.
 
     A power of two, so that x + h is exact and no rounding of x enters the quotient.
     """
     typical = min(4 * float(np.abs(x).max(initial=0)), 1.0) or 1.0
     _, exponent = math.frexp(max(typical, 2.0**-10, 2.0**-10 * size))
-    return float(STEP * 2.0 ** (exponent - 1))
+    return float(normal * 2.0 ** (exponent - 1))
 
 
 def derivative(f: Callable[[float], Array], h: float) -> Array:
@@ -86,8 +87,9 @@ def closest_derivative(f: Callable[[float], Array], upstream: Array, h: float, g
 
 
 def probe(
-    f: Callable[[], Array], upstream: Array, x: Array, gradient: Array, entries: Array, directions: list[Array]
-) -> Probes:
+    f: Callable[[], Array], upstream: Array, x: Array, gradient: Array, entries: Array, directions: list[Array],
+    normal_step: float = STEP,
+) -> Probes:  # fmt: skip
     """Differentiate Σ upstream · f() with respect to x, which f reads and which is moved in place and put back.
 
     `gradient` is the one to be judged; it only tells where a smaller step is worth trying.
@@ -105,12 +107,12 @@ def probe(
 
     at_entries = np.zeros(len(entries))
     for n, i in enumerate(entries):
-        h = step(start, abs(float(start.flat[i])))
+        h = step(start, abs(float(start.flat[i])), normal_step)
         at_entries[n] = closest_derivative(partial(moved, i), upstream, h, float(claimed.flat[i]))
         x.flat[i] = start.flat[i]
     along = np.zeros(len(directions))
     for n, u in enumerate(directions):
-        h = step(start, float(np.median(np.abs(start))))
+        h = step(start, float(np.median(np.abs(start))), normal_step)
         along[n] = closest_derivative(partial(moved_along, u), upstream, h, float(np.vdot(claimed, u)))
         x[...] = start
     return Probes(x.shape, entries, at_entries, directions, along)
@@ -130,18 +132,23 @@ def compare(
     def record(error: float, cosine: float, index: tuple[int, ...] | None, got: float, want: float) -> ArgumentReport:
         return ArgumentReport(name, shape, error, cosine, index, got, want, gradient, numerical)
 
-    def not_comparable(kind: str, message: str) -> tuple[ArgumentReport, Finding]:
-        return record(math.inf, math.nan, (), math.nan, math.nan), Finding(kind, name, message)
+    def not_comparable(kind: str, index: tuple[int, ...], message: str) -> tuple[ArgumentReport, Finding]:
+        return record(math.inf, math.nan, index, math.nan, math.nan), Finding(kind, name, index or None, message)
 
     if gradient.shape != shape:
-        return not_comparable("wrong_shape", f"the gradient of {name} has shape {gradient.shape}; {name} has {shape}")
+        message = f"the gradient of {name} has shape {gradient.shape}; {name} has {shape}"
+        return not_comparable("wrong_shape", (), message)
     bad = np.argwhere(~np.isfinite(gradient))
     if len(bad):
         first = tuple(bad[0].tolist())
-        return not_comparable("not_finite", f"the gradient of {name} is {gradient[first]} at {first}")
+        many = f", the first of {len(bad)} such entries" if len(bad) > 1 else ""
+        message = (
+            f"the gradient of {name} is {gradient[first]} at {first}{many}: a division by 0, a log or exp too far?"
+        )
+        return not_comparable("not_finite", first, message)
     got, expected = probes.of(gradient), probes.expected
     if not np.isfinite(expected).all():
-        return not_comparable("not_finite", f"the forward pass is not finite where {name} is moved a little")
+        return not_comparable("not_finite", (), f"the forward pass is not finite where {name} is moved a little")
     if len(expected) == 0:
         return record(0.0, math.nan, (), math.nan, math.nan), None
 
@@ -155,22 +162,31 @@ def compare(
     if worst < len(probes.entries):
         index = tuple(int(i) for i in np.unravel_index(probes.entries[worst], shape))
     compared = record(error, cosine, index, float(got[worst]), float(expected[worst]))
-    return compared, None if error <= tolerance else _incorrect(compared)
+    return compared, None if error <= tolerance else incorrect(compared)
 
 
-def _incorrect(a: ArgumentReport) -> Finding:
-    where = "along a random direction" if a.index is None else f"at {a.index}"
+def incorrect(record: ArgumentReport, where: str = "") -> Finding:
+    """Say where got and expected differ most."""
+    at = "along a random direction" if record.index is None else f"at {record.index}"
     message = (
-        f"the gradient of {a.name} is {a.got:.6g} {where}, expected {a.expected:.6g}; "
-        f"relative error {a.relative_error:.1e}"
+        f"the gradient of {record.name} is {record.got:.6g} {at}, expected {record.expected:.6g}; "
+        f"relative error {record.relative_error:.1e}{where}"
     )
-    return Finding("incorrect", a.name, message)
+    details = {"got": record.got, "expected": record.expected, "relative_error": record.relative_error}
+    return Finding("incorrect", record.name, record.index, message, details)
+
+
+Explain = Callable[[ArgumentReport, Finding], list[Finding]]
 
 
 def judge(
-    gradients: dict[str, Array], probes: dict[str, Probes], scale: float, findings: list[Finding], tolerance: float
-) -> Report:
-    """Compare every gradient and add to what was found before; `scale` is the size of what was differentiated."""
+    gradients: dict[str, Array], probes: dict[str, Probes], scale: float, findings: list[Finding], tolerance: float,
+    explain: Explain,
+) -> Report:  # fmt: skip
+    """Compare every gradient and add to what was found before; `scale` is the size of what was differentiated.
+
+    `explain` puts better findings in the place of one that only says that a gradient is wrong.
+    """
     largest = max((p.largest() for p in probes.values()), default=0.0)
     all_zero = largest <= VACUOUS * scale and all(np.isfinite(p.expected).all() for p in probes.values())
     if all_zero:
@@ -179,11 +195,14 @@ def judge(
     for name, gradient in gradients.items():
         arguments[name], finding = compare(name, gradient, probes[name], largest, tolerance)
         if finding is not None:
-            findings.append(finding)
+            findings += [finding] if all_zero else explain(arguments[name], finding)
     if not arguments:
         message = "no floating-point array among the inputs, so nothing was checked"
-        findings.append(Finding("vacuous", "", message))
+        findings.append(Finding("vacuous", "", None, message))
     elif all_zero:
-        message = "every true gradient is zero here, so that a wrong backward would hardly show; choose other inputs"
-        findings.append(Finding("vacuous", "", message))
+        message = (
+            "every true gradient is zero here, so that a wrong backward would hardly show: y does not depend on these "
+            "inputs, or not along this dy (dy = 1 behind a softmax or a layer norm); choose others"
+        )
+        findings.append(Finding("vacuous", "", None, message))
     return Report(arguments, findings, tolerance)

@@ -22,7 +22,7 @@ def unchanged(who: str, watched: dict[str, Any], findings: list[Finding]) -> Ite
         changed = [path for path, bits in before[name].items() if after.get(path) != bits]
         if changed:
             message = f"{who} changed {', '.join(changed)}; others still need it, so work on a copy"
-            findings.append(Finding("mutated", name, message))
+            findings.append(Finding("mutated", name, None, message))
 
 
 def fingerprint(value: Any, name: str) -> dict[str, bytes]:
