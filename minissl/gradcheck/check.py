@@ -16,7 +16,8 @@ from minissl.gradcheck.factors import explain_factor
 from minissl.gradcheck.numerical import COARSE_STEP, STEP, VACUOUS, Probes, choose_probes, compare, judge, probe
 from minissl.gradcheck.purity import unchanged
 from minissl.gradcheck.report import ArgumentReport, Finding, Report
-from minissl.gradcheck.uses import uses_of_array
+from minissl.gradcheck.slips import Suspect, uses_by_slips
+from minissl.gradcheck.trace import Trace
 
 EVERY_ENTRY = 4096  # up to this many entries of an argument each one is differenced; of more, a sample
 SAMPLED_ENTRIES = 256
@@ -25,9 +26,10 @@ COARSE_TOLERANCE = 1e-3  # beside a forward that computes in float32
 ROUGH = 1e-10  # rounding noise above this share of y is that of float32
 NARROW_LIMIT = 1e-4  # a gradient that is off by no more may be float32's
 KINKS_TRIED = 16
+MOST_FOLLOWED = 5  # arguments whose forward is followed call by call: those nearest to the output
 REFERENCE_TOLERANCE = 1e-8
 
-UsesOf = Callable[[str, Experiment, Array], Callable[[Array], list[float]]]
+Follow = Callable[[str, Any], Any]  # (argument, its value, to be traced) -> y
 
 
 def check(
@@ -69,16 +71,16 @@ def _of_closure(f: Forward) -> tuple[Forward, Backward]:
 def check_pair(
     forward: Forward, backward: Backward, inputs: dict[str, Any], seed: int, tolerance: float, *,
     dy: Array | None = None, reference: Forward | None = None, keeps_cache: bool = True,
-    uses_of: UsesOf | None = None,
+    follow: Follow | None = None,
 ) -> Report:  # fmt: skip
     """Do what `check` does. Without `keeps_cache`, backward may use its cache up, as a module's may.
 
-    `uses_of(name, experiment, dy)` tells the uses of an argument apart, as in `minissl.gradcheck.uses`.
+    `follow` computes y from one argument, a traced array, where that takes more than a call of `forward`.
     """
     rng = np.random.default_rng(seed)
     lab = Experiment(forward, backward, fresh(inputs))
     findings: list[Finding] = []
-    attempt = _Attempt(lab, rng, dy, tolerance, keeps_cache, uses_of or _uses_of_array, findings)
+    attempt = _Attempt(lab, rng, dy, tolerance, keeps_cache, follow, findings)
     if any(f.kind == "nondeterministic" and not f.argument for f in findings):
         return Report({}, findings, tolerance)  # differences of a function that changes by itself mean nothing
     if attempt.wrong() and (noise := lab.roughness(rng)) > ROUGH:
@@ -88,7 +90,7 @@ def check_pair(
         message = f"{name} sat on a kink at {index}, where there is no derivative; the check moved off it"
         lab = Experiment(forward, backward, {**lab.values, **_moved(lab, rng)})
         findings = [Finding("nonsmooth", name, index, message)]
-        attempt = _Attempt(lab, rng, dy, tolerance, keeps_cache, uses_of or _uses_of_array, findings)
+        attempt = _Attempt(lab, rng, dy, tolerance, keeps_cache, follow, findings)
     if reference is not None:
         attempt.compare_with(reference)
     _note_constants(lab, findings)
@@ -100,15 +102,19 @@ class _Attempt:
 
     def __init__(
         self, lab: Experiment, rng: np.random.Generator, dy: Array | None, tolerance: float, keeps_cache: bool,
-        uses_of: UsesOf, findings: list[Finding],
+        follow: Follow | None, findings: list[Finding],
     ):  # fmt: skip
-        self.lab, self.rng, self.tolerance, self.uses_of, self.findings = lab, rng, tolerance, uses_of, findings
+        self.lab, self.rng, self.tolerance, self.follow, self.findings = lab, rng, tolerance, follow, findings
         self.y = lab.output()
         self.dy = np.asarray(rng.standard_normal(self.y.shape)) if dy is None else _given(dy, self.y)
         self.gradients = _analytic(lab, self.y, self.dy, keeps_cache, findings)
         self.step, self.alike = STEP, Evidence.alike
-        self.reference: Experiment | None = None
+        self.reference: Experiment | None = None  # where it differs
+        self.right_forward: Forward | None = None
+        self.other_dy = np.asarray(np.random.default_rng(1).standard_normal(self.dy.shape))
         self._jacobians: dict[str, Array | None] = {}
+        self._rights: dict[str, list[Array] | None] = {}
+        self._followed: list[str] = []
         self.where = {name: self._choose(name) for name in lab.names}
         self.probes = self._probe()
 
@@ -177,6 +183,7 @@ class _Attempt:
             returned = reference(**values)
             return returned if isinstance(returned, tuple) and len(returned) == 2 else (returned, None)
 
+        self.right_forward = as_pair
         lab = Experiment(as_pair, self.lab.backward, self.lab.values)
         lab.step = self.lab.step
         finding = _difference(self.y, lab.output(), self.lab.values, self.step == COARSE_STEP)
@@ -187,38 +194,50 @@ class _Attempt:
     def judge(self) -> Report:
         """Compare all gradients and explain what is wrong."""
         size = float(np.abs(self.dy * self.y)[np.isfinite(self.y)].max(initial=0))
+        size = max(size, 1e-4 * float(np.abs(self.dy).max(initial=0)))  # y may be nothing but rounding
+        self._note_ones(VACUOUS * size)
+        names = self.lab.names if self.follow is None else self.lab.names[::-1]  # a module's, from the output down
+        gradients = {name: self.gradients[name] for name in names}
+        return judge(gradients, self.probes, size, self.findings, self.tolerance, self.explain, self.step)
+
+    def _note_ones(self, zero: float) -> None:
+        """Add a finding for an argument whose true gradient is zero because an axis has size 1."""
         arrays = {name: self.lab.values[name] for name in self.lab.names}
         one_row = any(x.shape[-2:-1] == (1,) for x in arrays.values())
+        if all(p.largest() <= zero for p in self.probes.values()):
+            return  # which `judge` tells
         for name, p in self.probes.items():
-            if one_row or arrays[name].shape[-1:] == self.y.shape[-1:] == (1,):
-                if p.largest() <= VACUOUS * size < max(q.largest() for q in self.probes.values()):
-                    message = (
-                        f"the true gradient of {name} is zero, because an axis has size 1 (over which a softmax is 1 and "
-                        "a layer norm 0): a wrong one would hardly show; use sizes of 2 and more"
-                    )
-                    self.findings.append(Finding("vacuous", name, None, message))
-        return judge(self.gradients, self.probes, size, self.findings, self.tolerance, self.explain)
+            one = one_row or arrays[name].shape[-1:] == self.y.shape[-1:] == (1,)
+            if one and p.largest() <= zero:
+                message = (
+                    f"the true gradient of {name} is zero because an axis has size 1 (over which a softmax is 1, and a "
+                    "layer norm 0), so that a wrong one would hardly show; use sizes of 2 and more"
+                )
+                self.findings.append(Finding("vacuous", name, None, message))
 
     def explain(self, record: ArgumentReport, finding: Finding) -> list[Finding]:
         """Put what the evidence shows in the place of a finding that only says that the gradient is wrong."""
         if finding.kind not in ("wrong_shape", "incorrect"):
             return [finding]
         name, got = record.name, self.gradients[record.name]
-        jacobian = self._jacobian(name)
-        if jacobian is None:
+        right = self._right(name)
+        if right is None:
             if finding.kind == "wrong_shape":
                 return [finding]
             p = self.probes[name]
             return [diagnose_sample(record, p.of(got), p.expected, self.lab.values)]
-        expected = self._right(name)
+        rights = {n: g[0] for n in self.lab.names if (g := self._right(n)) is not None}
+        suspect = self._suspect(name, right[0]) if len(self._followed) < MOST_FOLLOWED else None
+        self._followed.append(name)
         evidence = Evidence(
-            record, self.lab.values[name], got, expected, self._rights(), self.gradients, self.lab.values, self.lab,
-            jacobian, self.y, self.dy, self.uses_of(name, self.lab, self.dy), self.alike,
+            record, self.lab.values[name], got, right[0], rights, self.gradients, self.lab.values, self.lab,
+            self._jacobian(name), self.y, self.dy, (self.other_dy, right[1]),
+            None if suspect is None else uses_by_slips(suspect), suspect, self.alike,
         )  # fmt: skip
         if self.reference is not None and self._fits_reference(name, evidence):
             return []  # the backward is right; what is wrong is the forward
         if finding.kind == "wrong_shape":
-            return diagnose_shape(record, got, expected, evidence)
+            return diagnose_shape(record, got, right[0], evidence)
         if self._is_noise(record, got):
             message = (
                 f"the gradient of {name} is off by {record.relative_error:.0e}, the noise of float32, not an error"
@@ -226,26 +245,40 @@ class _Attempt:
             return [Finding("precision", name, None, message)]
         return [diagnose(evidence)]
 
+    def _suspect(self, name: str, expected: Array) -> Suspect | None:
+        """The forward pass call by call; None where it cannot be followed, or where it is not this function."""
+        forward = self.lab.forward if self.right_forward is None else self.right_forward
+
+        def by_calling(value: Any) -> Any:
+            return pair_of(forward(**{**fresh(self.lab.values), name: value}))[0]
+
+        try:
+            trace = Trace(by_calling if self.follow is None else partial(self.follow, name), self.lab.values[name])
+            suspect = Suspect(trace, self.dy, self.gradients[name])
+            u = suspect.directions[0]
+            off = abs(suspect.slope(u, None) - float((expected * u).sum()))
+            faithful = off <= 1e-6 * float(np.abs(expected).sum())
+        except Exception:  # a forward may refuse a traced array
+            return None
+        return suspect if faithful and trace.calls else None
+
     def _jacobian(self, name: str) -> Array | None:
         if name not in self._jacobians:
             self._jacobians[name] = self.lab.jacobian(name)
         return self._jacobians[name]
 
-    def _right(self, name: str) -> Array:
-        jacobian = self._jacobian(name)
-        assert jacobian is not None
-        right: Array = (jacobian @ self.dy.reshape(-1)).reshape(self.lab.values[name].shape)
-        return right
-
-    def _rights(self) -> dict[str, Array]:
-        return {name: self._right(name) for name in self.lab.names if self._jacobian(name) is not None}
+    def _right(self, name: str) -> list[Array] | None:
+        """The numerical gradient for dy, and for another one."""
+        if name not in self._rights:
+            self._rights[name] = self.lab.right(name, [self.dy, self.other_dy])
+        return self._rights[name]
 
     def _fits_reference(self, name: str, evidence: Evidence) -> bool:
         assert self.reference is not None
-        jacobian = self.reference.jacobian(name)
-        if jacobian is None or jacobian.shape[1] != self.dy.size:
+        if self.reference.output().shape != self.dy.shape:
             return False
-        return evidence.same(evidence.got, (jacobian @ self.dy.reshape(-1)).reshape(evidence.x.shape))
+        right = self.reference.right(name, [self.dy])
+        return right is not None and evidence.same(evidence.got, right[0])
 
     def _is_noise(self, record: ArgumentReport, got: Array) -> bool:
         """Whether a small error is that of float32: the gradient is a float32, or not linear in dy by about as much."""
@@ -273,10 +306,6 @@ def _given(dy: Array, y: Array) -> Array:
     return dy
 
 
-def _uses_of_array(name: str, lab: Experiment, dy: Array) -> Callable[[Array], list[float]]:
-    return uses_of_array(lab, name, dy)
-
-
 def _moved(lab: Experiment, rng: np.random.Generator) -> dict[str, Array]:
     """Move every floating-point entry by 2 to 10 % of the largest one."""
     moved = {}
@@ -293,8 +322,8 @@ def _note_constants(lab: Experiment, findings: list[Finding]) -> None:
     for name, x in arrays.items():
         if x.size and (x == x.flat[0]).all() and (x.size > 1 or x.flat[0] in (0, 1)):
             message = (
-                f"{name} is {x.flat[0]:g} everywhere, as parameters are at the start: a lost factor or term hides there; "
-                "use random values of order 1"
+                f"{name} is {x.flat[0]:g} everywhere, as parameters are at the start, where a lost factor or term "
+                "hides; use random values of order 1"
             )
             findings.append(Finding("vacuous", name, None, message))
     if arrays and all(x.size == 1 for x in arrays.values()) and any(x.ndim for x in arrays.values()):
@@ -347,9 +376,10 @@ def _analytic(
         if gradient.dtype != np.float64:
             message = f"backward returned {gradient.dtype} for {name}, whose dtype is float64; where is the cast?"
             findings.append(Finding("precision", name, None, message))
-    repeat = partial(lab.gradients, upstream)
-    if keeps_cache:
-        repeat = lambda: as_arrays(lab.backward(upstream.copy(), cache), names)  # noqa: E731
+
+    def repeat() -> dict[str, Array]:
+        return as_arrays(lab.backward(upstream.copy(), cache), names) if keeps_cache else lab.gradients(upstream)
+
     _note_repetition(lab, first, repeat, upstream, findings)
     return first
 

@@ -19,6 +19,7 @@ from minissl.gradcheck.experiment import Experiment
 from minissl.gradcheck.factors import explain_factor
 from minissl.gradcheck.numerical import incorrect
 from minissl.gradcheck.report import ArgumentReport, Finding
+from minissl.gradcheck.slips import Suspect, find_slip
 
 ALIKE = 1e-5  # of the larger one: numerical gradients are good to 1e-8 and better
 MOST_USES = 8
@@ -39,7 +40,9 @@ class Evidence:
     jacobian: Array | None = None  # (x.size, y.size)
     y: Array | None = None
     dy: Array | None = None
+    other: tuple[Array, Array] | None = None  # another upstream gradient, and what is right for it
     uses: Callable[[Array], list[float]] | None = None  # the derivative along a direction, use by use
+    suspect: Suspect | None = None  # the forward pass call by call
     alike: float = ALIKE
 
     def __post_init__(self) -> None:
@@ -75,13 +78,12 @@ class Evidence:
         message = f"the gradient of {self.name} {said}"
         return Finding(kind, self.name, self.record.index or None, message, details)
 
-    def again(self, rng: np.random.Generator) -> tuple[Array, Array, Array] | None:
-        """Another random upstream gradient, with what backward returns for it and what is right."""
-        if self.lab is None or self.jacobian is None or self.dy is None:
+    def again(self) -> tuple[Array, Array, Array] | None:
+        """Another upstream gradient, with what backward returns for it and what is right."""
+        if self.lab is None or self.other is None:
             return None
-        dy = np.asarray(rng.standard_normal(self.dy.shape))
-        got = self.lab.gradients(dy)[self.name]
-        return dy, got, (self.jacobian @ dy.reshape(-1)).reshape(self.x.shape)
+        dy, right = self.other
+        return dy, self.lab.gradients(dy)[self.name], right
 
     def known(self) -> dict[str, Array]:
         """Arrays at hand that have the argument's shape: inputs, the output, what the cache holds."""
@@ -142,9 +144,21 @@ def should_be_zero(e: Evidence) -> Finding | None:
     return e.finding("incorrect", said, got=e.record.got, expected=0.0)
 
 
+def should_be_zero_in_part(e: Evidence) -> Finding | None:
+    """Entries of a vector that y does not depend on, such as the key part of a joint bias, are given a gradient."""
+    size = np.abs(e.expected).max()
+    dead = np.abs(e.expected) <= 1e-9 * size
+    wrong = np.abs(e.got - e.expected) > 1e-6 * size
+    if e.x.ndim != 1 or not wrong.any() or (wrong & ~dead).any() or _elementwise_slope(e) is not None:
+        return None
+    at = np.flatnonzero(wrong)
+    said = f"should be zero at entries {_listed(at.tolist())}, which y does not depend on, and is not"
+    return Finding("incorrect", e.name, (int(at[0]),), f"the gradient of {e.name} {said}", {"entries": at.tolist()})
+
+
 def lacks_upstream(e: Evidence) -> Finding | None:
     """Backward returns the same whatever dy is."""
-    other = e.again(np.random.default_rng(1))
+    other = e.again()
     if other is None or not e.same(other[1], e.got):
         return None
     said = "does not depend on the upstream gradient dy: is the factor dy left out? (It shows wherever dy is not 1.)"
@@ -192,17 +206,22 @@ def permuted(got: Array, expected: Array, e: Evidence) -> tuple[str, tuple[int, 
     return None
 
 
-def is_swapped(e: Evidence) -> Finding | None:
+def is_of_another(e: Evidence) -> Finding | None:
     """It is the gradient of another argument."""
     for name, right in e.rights.items():
         if name == e.name or right.size < 2 or not e.same(e.got, right):
             continue
-        if e.same(e.gots[name], right):
-            said = f"is that of {name}: what {e.name} was multiplied with is left out"
+        if e.dy is not None and e.same(e.gots[name], right) and e.same(right, _summed_to(e.dy, right.shape)):
+            said = f"is that of {name}, a plain sum of dy: what {e.name} was multiplied with is left out"
             return e.finding("missing_factor", said, factor=None)
         said = f"is the gradient of {name}: are the two returned in the wrong order, or multiplied the wrong way?"
-        return e.finding("swapped", said, argument=name)
+        return e.finding("incorrect", said, gradient_of=name)
     return None
+
+
+def _summed_to(a: Array, shape: tuple[int, ...]) -> Array:
+    """Sum the leading axes away that `shape` does not have."""
+    return a.sum(axis=tuple(range(a.ndim - len(shape)))) if a.ndim >= len(shape) else a
 
 
 def is_shifted(e: Evidence) -> Finding | None:
@@ -233,22 +252,28 @@ def is_summed_too_far(e: Evidence) -> Finding | None:
 
 
 def repeats_are_lost(e: Evidence) -> Finding | None:
-    """Rows of a table that are looked up more than once keep one gradient, the others are right."""
+    """Rows of a table that are looked up more than once, or also used otherwise, keep one gradient."""
     if e.x.ndim < 2:
         return None
-    wrong = np.abs(e.got - e.expected).reshape(len(e.x), -1).max(axis=1)
-    wrong_rows = set(np.flatnonzero(wrong > e.alike * np.abs(e.expected).max()).tolist())
+    got, expected = e.got.reshape(len(e.x), -1), e.expected.reshape(len(e.x), -1)
+    wrong = np.flatnonzero(np.abs(got - expected).max(axis=1) > e.alike * np.abs(e.expected).max())
+    if all(e.multiple(got[row], expected[row]) is not None for row in wrong):
+        return None  # each is the right row times something: a mean
     for name, ids in e.values.items():
-        if not (isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.size):
+        if not (isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.size) or ids.max() >= len(e.x):
             continue
         rows, counts = np.unique(ids, return_counts=True)
-        repeated = set(rows[counts > 1].tolist())
-        if rows.max() < len(e.x) and wrong_rows and wrong_rows <= repeated:
-            said = (
-                f"is wrong at the rows that {name} holds more than once ({_listed(sorted(wrong_rows))}), right elsewhere: "
-                "each use must be added (np.add.at; `=` and `+=` through an index keep one)"
-            )
-            return e.finding("accumulation", said, rows=sorted(wrong_rows))
+        if set(wrong) <= set(rows[counts > 1]):
+            what = f"the rows that {name} holds more than once"
+        elif set(wrong) <= set(rows) and len(wrong) < len(e.x) and np.delete(expected, rows[rows >= 0], axis=0).any():
+            what = f"the rows that {name} looks up, which also have another use"
+        else:
+            continue
+        said = (
+            f"is wrong at {what} ({_listed(wrong.tolist())}) and right elsewhere: every use must be added "
+            "(np.add.at; `=` keeps one, and so does `+=` through an index)"
+        )
+        return e.finding("accumulation", said, rows=wrong.tolist())
     return None
 
 
@@ -317,13 +342,13 @@ def _right_with(e: Evidence, changes: dict[str, Any]) -> bool:
     lab.step = e.lab.step
     try:
         with np.errstate(all="ignore"):
-            jacobian = lab.jacobian(e.name)
-            if jacobian is None or jacobian.shape[1] != e.dy.size:
-                return False
-            expected = (jacobian @ e.dy.reshape(-1)).reshape(e.x.shape)
+            right = lab.right(e.name, [e.dy])
             got = lab.gradients(e.dy)[e.name]
     except Exception:  # a forward need not accept what was replaced
         return False
+    if right is None:
+        return False
+    expected = right[0]
     return bool(np.abs(expected).max(initial=0) > 0) and e.same(got, expected)
 
 
@@ -332,7 +357,7 @@ def _right_with(e: Evidence, changes: dict[str, Any]) -> bool:
 
 def elementwise_slope(e: Evidence) -> Finding | None:
     """Of an elementwise function: which factor or term of its slope is missing."""
-    other = e.again(np.random.default_rng(1))
+    other = e.again()
     slope = _elementwise_slope(e)
     if slope is None or other is None or e.dy is None or e.y is None:
         return None
@@ -397,7 +422,7 @@ def _functions_of(arrays: dict[str, Array]) -> Iterator[tuple[str, str, Array]]:
 
 def lacks_factor(e: Evidence) -> Finding | None:
     """Right after multiplying by something that does not depend on dy: a gain, 1/σ, a mask, a slope."""
-    other = e.again(np.random.default_rng(1))
+    other = e.again()
     if other is None or e.dy is None or _elementwise_slope(e) is not None:
         return None
     _, got, expected = other
@@ -440,19 +465,29 @@ def right_at_neutral_values(e: Evidence) -> Finding | None:
         if name == e.name or not isinstance(name, str):
             continue
         if isinstance(value, np.random.Generator) and _right_with(e, {name: None}):
-            said = f"is right without dropout ({name}=None): is the mask of what was kept left out, or used on one side only?"
+            said = f"is right without dropout ({name}=None): is the mask of what was kept left out, or used once only?"
             return e.finding("missing_factor", said, factor="dropout")
         if isinstance(value, float) and 0 < value < 1 and _right_with(e, {name: 0.0}):
             said = f"is right at {name} = 0: is a mask of what was kept, or a factor with {name} in it, left out?"
             return e.finding("missing_factor", said, factor=name)
-        if isinstance(value, np.ndarray) and name in _masks(e) and (value >= 0).all():
-            if _right_with(e, {name: np.ones_like(value)}):
-                said = f"is right where {name} lets everything through: is the mask forgotten on the way back?"
-                return e.finding("missing_factor", said, factor=name)
-        if isinstance(value, np.ndarray) and value.dtype.kind == "f" and value.ndim < max(2, e.x.ndim):
-            if value.size > 1 and _right_with(e, {name: np.ones_like(value)}):
-                said = f"is right at {name} = 1: {name} is left out, or pulled out of a sum that it belongs in"
-                return e.finding("missing_factor", said, factor=name)
+        if not isinstance(value, np.ndarray) or value.size < 2:
+            continue
+        if name in _masks(e) and (value >= 0).all() and _right_with(e, {name: np.ones_like(value)}):
+            said = f"is right where {name} lets everything through: is the mask forgotten on the way back?"
+            return e.finding("missing_factor", said, factor=name)
+        if value.dtype.kind != "f":
+            continue
+        if value.ndim == 1 and _right_with(e, {name: (value + value[::-1]) / 2}):
+            return e.finding(
+                "incorrect", f"is right where {name} is its own mirror image: it must be reversed", of=name
+            )
+        if max(value.shape) == value.size and _right_with(e, {name: np.ones_like(value)}):
+            said = f"is right at {name} = 1: {name} is left out, or pulled out of a sum that it belongs in"
+            return e.finding("missing_factor", said, factor=name)
+        square = value.ndim > 1 and value.shape[-1] == value.shape[-2]
+        if square and _right_with(e, {name: (value + value.swapaxes(-1, -2)) / 2}):
+            said = f"is right where {name} is symmetric: {name} must be transposed on the way back"
+            return e.finding("transposed", said, of=name)
     return None
 
 
@@ -466,6 +501,8 @@ def skips_an_addend(e: Evidence) -> Finding | None:
     share = e.multiple(e.expected - e.got, e.dy)
     if share is None or _elementwise_slope(e) is not None:
         return None
+    if e.uses is not None and len(e.uses(e.dy)) == 1:
+        return e.finding("missing_term", f"is off by {share:.6g} dy", axis=None, along="dy")
     if share > 0:
         said = f"lacks dy itself: {e.name} also reaches y directly (a residual connection), and both paths add up"
     else:
@@ -555,22 +592,54 @@ def misses_one_entry_a_row(e: Evidence) -> Finding | None:
     return None
 
 
-def loses_rows(e: Evidence) -> Finding | None:
-    """One example's contribution is missing from a sum over examples."""
-    missing = e.expected - e.got
+def drops_outputs(e: Evidence) -> Finding | None:
+    """What one example or position sends back is missing, or is all that there is."""
+    if e.jacobian is None or e.dy is None or e.dy.size < 2:
+        return None
+    for axis, n in enumerate(e.dy.shape):
+        for i in range(n if n > 1 else 0):
+            alone = np.zeros_like(e.dy)
+            at = (slice(None),) * axis + (i,)
+            alone[at] = e.dy[at]
+            part = (e.jacobian @ alone.reshape(-1)).reshape(e.x.shape)
+            if e.vanishes(part):
+                continue
+            if e.same(e.got, e.expected - part):
+                said = (
+                    f"lacks what comes back from index {i} of axis {axis} of y: is that example or position left out?"
+                )
+                return e.finding("missing_term", said, axis=axis, index=i)
+            if n > 2 and e.same(e.got, part):
+                said = f"comes from index {i} of axis {axis} of y alone, and all {n} add up"
+                return e.finding("missing_term", said, axis=axis, index=i)
+    return None
+
+
+def keeps_one_row(e: Evidence) -> Finding | None:
+    """A vector that was broadcast over rows gets one row of dy for the sum of all."""
     if e.dy is not None and e.dy.ndim and e.dy.shape[-1:] == e.x.shape and e.x.size > 1:
         rows = e.dy.reshape(-1, e.x.size)
         for i, row in enumerate(rows):
-            if e.same(e.got, row) and len(rows) > 1:
+            if e.same(e.got, row) and e.same(e.expected, rows.sum(axis=0)) and len(rows) > 1:
                 said = f"is row {i} of dy alone: {e.name} was broadcast over {len(rows)} rows, so their sum is due"
                 return e.finding("unsummed_broadcast", said, row=i)
-            if e.same(missing, row):
-                return e.finding("missing_term", f"lacks row {i} of dy", row=i)
-    if e.x.ndim == 2 and min(e.x.shape) > 2 and e.lab is not None:
-        values = np.linalg.svd(missing, compute_uv=False)
-        if values[1] <= e.alike * values[0] and np.linalg.matrix_rank(e.expected) > 1:
-            said = "lacks one outer product: one row (an example, a position) is left out of the sum"
-            return e.finding("missing_term", said, rank=1)
+    return None
+
+
+def keeps_one_output(e: Evidence) -> Finding | None:
+    """Each entry keeps what comes back from one output, where several add up: `=` for `+=` through an index."""
+    if e.jacobian is None or e.dy is None or e.dy.size < 2:
+        return None
+    terms = e.jacobian * e.dy.reshape(-1)  # (x.size, y.size): what each output sends to each entry
+    size = np.abs(e.expected).max()
+    wrong = np.abs(e.got - e.expected).reshape(-1) > e.alike * size
+    nearest = np.abs(terms - e.got.reshape(-1, 1)).min(axis=1)
+    several = (np.abs(terms) > 1e-9 * size).sum(axis=1) > 1
+    if wrong.any() and (nearest[wrong] <= e.alike * size).all() and several[wrong].all():
+        said = (
+            "keeps the gradient from one of several outputs, where all add up: `=` for `+=`, or `+=` through an index?"
+        )
+        return e.finding("accumulation", said, uses=None)
     return None
 
 
@@ -616,24 +685,40 @@ def _listed(items: list[int]) -> str:
     return ", ".join(map(str, items[:6])) + (", …" if len(items) > 6 else "")
 
 
+def makes_one_slip(e: Evidence) -> Finding | None:
+    """Some call of the forward pass is differentiated wrongly, and all others rightly."""
+    if e.suspect is None:
+        return None
+    found = find_slip(e.suspect, max(e.alike, 1e-7))
+    if found is None:
+        return None
+    kind, said, slip = found
+    call = e.suspect.trace.calls[slip.call]
+    return e.finding(kind, said, call=call.name, line=call.line, slip=slip.how)
+
+
 HYPOTHESES: list[Callable[[Evidence], Finding | None]] = [
     is_zero,
     should_be_zero,
     lacks_upstream,
     is_multiple,
     is_transposed,
-    is_swapped,
+    is_of_another,
     is_shifted,
-    is_summed_too_far,
     repeats_are_lost,
     excluded_get_gradient,
     elementwise_slope,
+    should_be_zero_in_part,
     lacks_factor,
+    is_summed_too_far,
     skips_an_addend,
     lacks_structured_term,
     misses_one_entry_a_row,
-    loses_rows,
+    keeps_one_row,
+    drops_outputs,
+    keeps_one_output,
     loses_a_use,
+    makes_one_slip,
     right_at_neutral_values,
 ]
 
@@ -665,7 +750,8 @@ def diagnose_shape(record: ArgumentReport, got: Array, expected: Array, e: Evide
     for axes in _subsets(expected.ndim):
         summed = expected.sum(axis=axes)
         if summed.size == got.size and e.multiple(got.reshape(-1), summed.reshape(-1)) is not None:
-            said = f"the gradient of {name} was summed over axis {_listed(list(axes))}, along which {name} was not broadcast"
+            over = _listed(list(axes))
+            said = f"the gradient of {name} was summed over axis {over}, along which {name} was not broadcast"
             return [Finding("unsummed_broadcast", name, None, said, {"axes": axes}), wrong_shape(": a sum too many")]
     turned = permuted(got, expected, e) if got.size == expected.size else None
     if turned is not None:
@@ -673,8 +759,7 @@ def diagnose_shape(record: ArgumentReport, got: Array, expected: Array, e: Evide
         return [Finding("transposed", name, None, said, {"axes": turned[1]}), wrong_shape(": its axes look swapped")]
     for other, right in e.rights.items():
         if other != name and e.same(got, right):
-            said = f"the gradient of {name} is the gradient of {other}: are they returned in the wrong order?"
-            return [Finding("swapped", name, None, said, {"argument": other}), wrong_shape("")]
+            return [wrong_shape(f": it is the gradient of {other}; are they returned in the wrong order?")]
     hint = ""
     if sorted(got.shape) == sorted(shape):
         hint = ": the axes look swapped"

@@ -15,7 +15,8 @@ from minissl.gradcheck.numerical import COARSE_STEP, STEP, derivative, step
 
 Forward = Callable[..., Any]
 Backward = Callable[..., Any]
-AFFORDABLE_S = 4.0  # what differencing every entry of an argument may take
+MOST_ENTRIES = 10_000  # of an argument, to difference each one
+PATIENCE_S = 20.0  # and how long that may take
 LARGEST_JACOBIAN = 4_000_000
 
 
@@ -54,23 +55,37 @@ class Experiment:
 
     def jacobian(self, name: str) -> Array | None:
         """Return dy/dx as (x.size, y.size), by differences of every entry of x; None where that takes too long."""
-        x = self.values[name]
-        began = time.perf_counter()
-        y = self.output()
-        if x.size * y.size > LARGEST_JACOBIAN or 4 * x.size * (time.perf_counter() - began) > AFFORDABLE_S:
+        x, y = self.values[name], self.output()
+        if x.size * y.size > LARGEST_JACOBIAN or not self._affordable(name):
             return None
-        rows = np.empty((x.size, y.size))
+        return np.array(list(self._slopes(name))).reshape(x.size, y.size)
+
+    def right(self, name: str, upstreams: list[Array]) -> list[Array] | None:
+        """Return the numerical gradient for each upstream gradient; None where that takes too long."""
+        if not self._affordable(name):
+            return None
+        flat = np.array([dy.reshape(-1) for dy in upstreams])  # (number of upstreams, y.size)
+        columns = np.array([flat @ slopes for slopes in self._slopes(name)]).reshape(-1, len(flat))
+        return [column.reshape(self.values[name].shape) for column in columns.T]
+
+    def _affordable(self, name: str) -> bool:
+        size = self.values[name].size
+        began = time.perf_counter()
+        self.output()
+        return bool(size <= MOST_ENTRIES and 4 * size * (time.perf_counter() - began) <= PATIENCE_S)
+
+    def _slopes(self, name: str) -> Iterator[Array]:
+        """Yield the derivative of all of y by each entry of an argument."""
+        x = self.values[name]
         moved = x.copy()
-
-        def at(t: float) -> Array:
-            moved.flat[i] = x.flat[i] + t
-            return self.output(**{name: moved})
-
         for i in range(x.size):
-            h = step(x, abs(float(x.flat[i])), self.step)
-            rows[i] = derivative(at, h).reshape(-1)
+
+            def at(t: float, i: int = i) -> Array:
+                moved.flat[i] = x.flat[i] + t
+                return self.output(**{name: moved})
+
+            yield derivative(at, step(x, abs(float(x.flat[i])), self.step)).reshape(-1)
             moved.flat[i] = x.flat[i]
-        return rows
 
     def roughness(self, rng: np.random.Generator) -> float:
         """Return the size of the rounding noise in y, relative to y: 1e-16 in float64, 1e-8 to 1e-7 in float32.

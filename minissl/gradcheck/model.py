@@ -15,12 +15,13 @@ from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.gradcheck.check import check_pair
 from minissl.gradcheck.diagnosis import Evidence, diagnose, diagnose_sample, diagnose_shape
-from minissl.gradcheck.experiment import AFFORDABLE_S, Experiment, as_arrays, differentiable, fresh, pair_of
+from minissl.gradcheck.experiment import MOST_ENTRIES, PATIENCE_S, as_arrays, differentiable, fresh
 from minissl.gradcheck.kinds import NOTES
 from minissl.gradcheck.numerical import Probes, choose_probes, judge, probe
 from minissl.gradcheck.purity import unchanged
 from minissl.gradcheck.report import ArgumentReport, Finding, Report
-from minissl.gradcheck.uses import uses_of_array, uses_of_parameter
+from minissl.gradcheck.uses import uses_of_parameter
+from minissl.kernels import reference_ops
 
 
 def check_module(module: Any, inputs: dict[str, Any], *, seed: int = 0, tolerance: float = 1e-7) -> Report:
@@ -52,18 +53,22 @@ def check_module(module: Any, inputs: dict[str, Any], *, seed: int = 0, toleranc
         for name, param in params.items():
             latest[name][...] = param.data  # so that the check sees a parameter that the module changed
 
-    def uses_of(name: str, lab: Experiment, dy: Array) -> Any:
-        if name not in params:
-            return uses_of_array(lab, name, dy)
-        lab.output()  # leaves the module with the values in question
-        given = {n: lab.values[n] for n in inputs}
-        return uses_of_parameter(params[name], lambda: pair_of(module.forward(**fresh(given)))[0], dy)
+    def follow(name: str, value: Any) -> Any:
+        given = {n: value if n == name else latest[n] for n in inputs}
+        with reference_ops():  # whose lines read like the formulas
+            if name not in params:
+                return module.forward(**given)[0]
+            own, params[name].data = params[name].data, value
+            try:
+                return module.forward(**given)[0]
+            finally:
+                params[name].data = own
 
     with _own_values_restored(params):
         _randomise(params, np.random.default_rng(seed))
         values = {name: param.data.copy() for name, param in params.items()}
         given = {**inputs, **values}
-        report = check_pair(forward, backward, given, seed, tolerance, keeps_cache=False, uses_of=uses_of)
+        report = check_pair(forward, backward, given, seed, tolerance, keeps_cache=False, follow=follow)
         return _from_the_output(report, [*inputs, *params])
 
 
@@ -126,7 +131,7 @@ def _every_entry(data: Array, loss: Any) -> Array | None:
     """Difference the loss with respect to every entry; None where that takes too long."""
     began = time.perf_counter()
     loss()
-    if 4 * data.size * (time.perf_counter() - began) > AFFORDABLE_S:
+    if data.size > MOST_ENTRIES or 4 * data.size * (time.perf_counter() - began) > PATIENCE_S:
         return None
     nothing = np.full(data.shape, math.nan)
     p: Probes = probe(loss, np.ones(()), data, nothing, np.arange(data.size), [])

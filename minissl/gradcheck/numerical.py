@@ -15,6 +15,7 @@ from minissl.gradcheck.report import ArgumentReport, Finding, Report
 STEP = 2.0**-12  # h = 2.4e-4: truncation ~ h⁴/30 = 1e-16, rounding ~ 1e-16/h = 5e-13
 COARSE_STEP = 2.0**-5  # for forwards that compute in float32: rounding 6e-8/h = 2e-6, truncation at most about as much
 FLOOR = 1e-3  # a gradient that is zero in theory (a key bias) is compared with this share of the largest one
+ROUNDING = 1e-15  # of a sum that is differenced, relative to its largest term
 VACUOUS = 1e-9  # derivatives below this share of what is differentiated are zero but for rounding
 
 
@@ -55,7 +56,7 @@ def choose_probes(
 
 
 def step(x: Array, size: float, normal: float = STEP) -> float:
-    """Choose h for moving an entry of x of the given size: `normal`, less where all of x is small, more where it is huge.
+    """Choose h for moving an entry of x of the given size: `normal`; less where all of x is small, more if it is huge.
 
     A power of two, so that x + h is exact and no rounding of x enters the quotient.
     """
@@ -119,9 +120,9 @@ def probe(
 
 
 def compare(
-    name: str, gradient: Array, probes: Probes, largest: float, tolerance: float
+    name: str, gradient: Array, probes: Probes, largest: float, tolerance: float, noise: float = 0.0
 ) -> tuple[ArgumentReport, Finding | None]:
-    """Compare the gradient of the argument `name` with its numerical derivatives.
+    """Compare the gradient of the argument `name` with its numerical derivatives, which are off by `noise` at least.
 
     The relative error is max|got - expected| / max(max|expected|, max|got|, FLOOR · largest over all arguments).
     """
@@ -162,7 +163,7 @@ def compare(
     if worst < len(probes.entries):
         index = tuple(int(i) for i in np.unravel_index(probes.entries[worst], shape))
     compared = record(error, cosine, index, float(got[worst]), float(expected[worst]))
-    return compared, None if error <= tolerance else incorrect(compared)
+    return compared, None if error * scale <= tolerance * scale + noise else incorrect(compared)
 
 
 def incorrect(record: ArgumentReport, where: str = "") -> Finding:
@@ -181,7 +182,7 @@ Explain = Callable[[ArgumentReport, Finding], list[Finding]]
 
 def judge(
     gradients: dict[str, Array], probes: dict[str, Probes], scale: float, findings: list[Finding], tolerance: float,
-    explain: Explain,
+    explain: Explain, normal_step: float = STEP,
 ) -> Report:  # fmt: skip
     """Compare every gradient and add to what was found before; `scale` is the size of what was differentiated.
 
@@ -193,7 +194,8 @@ def judge(
         largest = scale  # what is left is rounding, which is not to be called wrong as well
     arguments = {}
     for name, gradient in gradients.items():
-        arguments[name], finding = compare(name, gradient, probes[name], largest, tolerance)
+        noise = ROUNDING * scale / normal_step
+        arguments[name], finding = compare(name, gradient, probes[name], largest, tolerance, noise)
         if finding is not None:
             findings += [finding] if all_zero else explain(arguments[name], finding)
     if not arguments:

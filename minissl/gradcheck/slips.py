@@ -1,0 +1,140 @@
+"""Which single slip in the backward pass of a forward's calls gives the gradient that came back."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from minissl.backend import Array
+from minissl.gradcheck.numerical import STEP, derivative
+from minissl.gradcheck.trace import Call, Slip, Trace
+
+MOST_SLIPS = 400
+SUMS = {"add.reduce", "sum", "mean", "maximum.reduce", "amax", "max", "var", "std", "logaddexp.reduce"}
+LINEAR = {"add", "subtract", "matmul", "dot", "einsum", "tensordot", "concatenate", "stack", "pad", "inner", "outer"}
+BILINEAR = {"multiply", "divide", "matmul", "dot", "einsum", "tensordot", "inner", "outer"}
+
+
+class Suspect:
+    """The forward pass of one argument, and the gradient that came back."""
+
+    def __init__(self, trace: Trace, dy: Array, got: Array):
+        self.trace, self.dy, self.got = trace, dy, got
+        rng = np.random.default_rng(4)
+        self.directions = [rng.standard_normal(got.shape) for _ in range(3)]
+
+    def slope(self, direction: Array, slip: Slip | None) -> float:
+        """Σ dy · dy/dx along a direction, with a slip."""
+        x = self.trace.x
+        return float((self.dy * derivative(lambda t: self.trace.output(x + t * direction, slip), STEP)).sum())
+
+    def rough_slope(self, direction: Array, slip: Slip | None) -> float:
+        """The same by two calls, good to about 1e-6."""
+        x = self.trace.x
+        above, below = (self.trace.output(x + t * direction, slip) for t in (STEP, -STEP))
+        return float((self.dy * (above - below)).sum() / (2 * STEP))
+
+    def explains(self, slip: Slip, tolerance: float) -> bool:
+        """Whether a backward with this slip returns what came back."""
+        wanted = [float((self.got * u).sum()) for u in self.directions]
+        size = max(map(abs, wanted))
+        if abs(self.rough_slope(self.directions[0], slip) - wanted[0]) > 1e-2 * size:
+            return False
+        return all(
+            abs(self.slope(u, slip) - w) <= tolerance * size for u, w in zip(self.directions, wanted, strict=True)
+        )
+
+
+def find_slip(suspect: Suspect, tolerance: float) -> tuple[str, str, Slip] | None:
+    """Return (kind, what to say, slip) for the first slip that explains the gradient."""
+    for kind, said, slip in itertools.islice(_slips(suspect.trace.calls), MOST_SLIPS):
+        try:
+            if suspect.explains(slip, tolerance):
+                return kind, said, slip
+        except Exception:  # shapes need not fit what a slip pretends
+            continue
+    return None
+
+
+def uses_by_slips(suspect: Suspect) -> Callable[[Array], list[float]]:
+    """Return the function of a direction that gives each use of the argument its part of the derivative."""
+    uses = [
+        Slip(n, "freeze", i)
+        for n, call in enumerate(suspect.trace.calls)
+        for i, own in enumerate(call.is_argument)
+        if own
+    ]
+
+    def along(direction: Array) -> list[float]:
+        whole = suspect.slope(direction, None)
+        return [whole - suspect.slope(direction, use) for use in uses]
+
+    return along
+
+
+def _slips(calls: list[Call]) -> Iterator[tuple[str, str, Slip]]:
+    """Yield every slip that is tried, the likelier families first."""
+    moving = [(n, c, i) for n, c in enumerate(calls) for i, m in enumerate(c.moves) if m]
+    for n, call, i in moving:
+        if _elementwise(call, i):
+            yield *_passed(call, i), Slip(n, "pass", i)
+            if not call.is_argument[i]:
+                inner = f"lacks the inner derivative, of what np.{call.name} is applied to in {_where(call)}"
+                yield "missing_factor", inner, Slip(n, "shortcut", i)
+    for n, call, i in moving:
+        if call.name in SUMS:
+            said = f"lacks what comes back through the {_plainly(call)} in {_where(call)}: one entry changes the others"
+            yield "missing_term", said, Slip(n, "freeze", i)
+        if call.is_last is not None:
+            said = (
+                f"keeps one of the places that {_where(call)} looks up more than once, and all add up "
+                "(np.add.at; `=` and `+=` through an index keep one)"
+            )
+            yield "accumulation", said, Slip(n, "last", i)
+    for n, call, i in moving:
+        if call.is_argument[i]:
+            yield "accumulation", f"lacks the use of it in {_where(call)}; all its uses add up", Slip(n, "freeze", i)
+    for n, call, i in moving:
+        if call.name not in SUMS and not call.is_argument[i]:
+            yield *_frozen(call), Slip(n, "freeze", i)
+    for n, call, i in moving:
+        if call.name in LINEAR | BILINEAR and sum(call.moves) > 1:
+            yield "incorrect", f"has the wrong sign on one of the paths through {_where(call)}", Slip(n, "flip", i)
+            yield "accumulation", f"counts one of the paths through {_where(call)} twice", Slip(n, "double", i)
+
+
+def _elementwise(call: Call, i: int) -> bool:
+    elementwise = isinstance(getattr(np, call.name, None), np.ufunc) or call.name in ("where", "clip")
+    return elementwise and call.name not in LINEAR and call.output.shape == call.inputs[i].shape
+
+
+def _passed(call: Call, i: int) -> tuple[str, str]:
+    others = [a for j, a in enumerate(call.inputs) if j != i]
+    if call.name == "negative":
+        return "incorrect", f"lacks the minus of {_where(call)}"
+    if call.name in ("multiply", "divide", "true_divide") and others:
+        if others[0].size == 1 and not any(m for j, m in enumerate(call.moves) if j != i):
+            what = "factor" if call.name == "multiply" else "division by"
+            return "scale", f"lacks the {what} {others[0].item():.6g} of {_where(call)}"
+        return "missing_factor", f"lacks the factor that {_where(call)} {_plainly(call)} it by"
+    return "missing_factor", f"lacks the derivative of np.{call.name} in {_where(call)}"
+
+
+def _frozen(call: Call) -> tuple[str, str]:
+    if call.name in ("add", "subtract") and sum(call.moves) > 1:
+        kind = "accumulation" if any(call.is_argument) else "missing_term"
+        return kind, f"lacks one of the two paths that meet in {_where(call)}; their gradients add up"
+    if call.name in BILINEAR and sum(call.moves) > 1:
+        return "missing_term", f"lacks one half of the product rule in {_where(call)}: both factors depend on it"
+    return "missing_term", f"lacks what comes back through np.{call.name} in {_where(call)}"
+
+
+def _where(call: Call) -> str:
+    return f"`{call.line}`" if call.line else f"a call of np.{call.name}"
+
+
+def _plainly(call: Call) -> str:
+    names = {"add.reduce": "sum", "maximum.reduce": "maximum", "multiply": "multiplies", "divide": "divides"}
+    return names.get(call.name, call.name)
