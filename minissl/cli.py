@@ -40,14 +40,16 @@ def main(argv: list[str] | None = None) -> int:
 def _pretrain(a: argparse.Namespace) -> int:
     from minissl.recipes.pretrain import PretrainOptions, next_folder, pretrain, report, resume
 
-    chosen = {name: value for name, value in vars(a).items() if name not in ("run", "out", "resume")}
+    chosen = {name: value for name, value in vars(a).items() if name not in ("run", "out", "resume", "own_ops")}
     if a.resume is None:
         options = PretrainOptions.for_data(**chosen)
         if a.out == "":
             raise InputError("--out '': expected the name of the run's new folder")
         folder = Path(a.out) if a.out else next_folder(options.data)
-        metrics = pretrain(options, folder, print)
-    elif chosen or a.out:
+        if a.own_ops and len(a.own_ops) > 1:
+            raise InputError(f"--with is given {len(a.own_ops)} times; put all your pairs into one file")
+        metrics = pretrain(options, folder, print, Path(a.own_ops[0]) if a.own_ops else None)
+    elif chosen or a.out or a.own_ops is not None:
         raise InputError("--resume goes on with a run's own settings; give no other option beside it")
     else:
         folder = Path(a.resume)
@@ -114,6 +116,14 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, help="updates to make")
     p.add_argument("--out", default=None, help="the new folder of the run (default: runs/DATA-1, -2, …)")
     p.add_argument("--resume", default=None, metavar="DIR", help="go on with an interrupted run")
+    p.add_argument(
+        "--with",
+        dest="own_ops",
+        action="append",
+        default=None,
+        metavar="FILE",
+        help="a Python file with your own NAME_forward and NAME_backward, to train with in place of minissl's op",
+    )
     p.add_argument("--seed", type=int, help="fixes everything that is random (default 0)")
     p.add_argument("--threads", type=int, help="how many share a step (default: one for each core)")
     p.add_argument("--seq-len", type=int, help="tokens in a sequence")

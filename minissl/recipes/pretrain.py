@@ -14,13 +14,23 @@ import numpy as np
 from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.files import write_json
+from minissl.kernels import op, replace_op
 from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
 from minissl.ops import cross_entropy_forward
 from minissl.recipes.head_start import head_start
+from minissl.recipes.own_ops import (
+    OwnOpError,
+    OwnOps,
+    check_own_ops,
+    load_kept_own_ops,
+    load_own_ops,
+    ops_that_run,
+    rehearse,
+)
 from minissl.recipes.tasks import Batch, HmmTask, Landmarks, TaskOptions, TextTask, make_task
 from minissl.training.adamw import AdamW
 from minissl.training.loop import Interrupted, diverged, train
-from minissl.training.run_folder import METRICS, SETTINGS, Checkpoint, RunFolder
+from minissl.training.run_folder import CHECKPOINT, METRICS, SETTINGS, Checkpoint, RunFolder
 from minissl.training.trainer import StepRecord, Trainer, TrainingOptions
 from minissl.training.workers import available_cores
 
@@ -104,6 +114,11 @@ class PretrainOptions:
             self.data, self.seq_len, self.batch_size, self.vocab_size, short, self.nsp, self.whole_word, self.seed
         )
 
+    @property
+    def ops(self) -> list[str]:
+        """The ops that training will run."""
+        return ops_that_run(self.nsp, self.dropout > 0)
+
     def training(self) -> TrainingOptions:
         """The part that says how to train."""
         adamw = AdamW(bias_correction=self.bias_correction)
@@ -119,14 +134,30 @@ def next_folder(data: str) -> Path:
     return next(folder for i in range(1, 10**6) if not (folder := Path("runs") / f"{name}-{i}").exists())
 
 
-def pretrain(options: PretrainOptions, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
-    """Start a run in the new folder `out`; return its metrics. Raises InputError for what a person got wrong."""
+def pretrain(
+    options: PretrainOptions, out: Path, say: Callable[[str], None], own_file: Path | None = None
+) -> dict[str, Any]:
+    """Start a run in the new folder `out`; return its metrics. Raises InputError for what a person got wrong.
+
+    The pairs in `own_file` train in place of minissl's ops, whether the gradient check finds them right or wrong.
+    """
     began = time.perf_counter()
+    own, right = None, True
+    if own_file is not None:
+        own = load_own_ops(own_file, options.ops)
+        right = check_own_ops(own, say)
     fixed = {**asdict(options), "threads": options.threads or available_cores()}  # a resumed run uses as many
     data = options.data if options.data in ("docs", "hmm") else str(Path(options.data).resolve())
-    folder = RunFolder.create(out, {"options": {**fixed, "data": data}})
+    settings: dict[str, Any] = {"options": {**fixed, "data": data}}
+    if own is not None:
+        settings["own_ops"] = own.settings
+    folder = RunFolder.create(out, settings)
     try:
-        run = _prepare(folder, began)
+        if own is not None:
+            own.keep(folder.path)
+        run = _prepare(folder, began, own)
+        if own is not None:
+            rehearse(own, run.model, run.task.batch(1), right, say)
     except BaseException:
         folder.remove()  # it holds nothing yet, and the next try may want its name
         raise
@@ -139,7 +170,7 @@ def resume(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     folder = RunFolder.open(out)
     if folder.complete:
         raise InputError(f"{out}: this run is complete (it has its {METRICS}); start another with a new --out")
-    return _run(_prepare(folder, began), say)
+    return _run(_prepare(folder, began, _kept_own_ops(folder)), say)
 
 
 class _Run(NamedTuple):
@@ -153,13 +184,32 @@ class _Run(NamedTuple):
     landmarks: Landmarks
     checkpoint: Checkpoint | None
     began: float  # when the run began, the seconds of earlier sessions taken off
+    own: OwnOps | None
 
 
-def _prepare(folder: RunFolder, began: float) -> _Run:
+def _options(folder: RunFolder) -> PretrainOptions:
     try:
-        options = PretrainOptions(**folder.settings["options"])
+        return PretrainOptions(**folder.settings["options"])
     except (KeyError, TypeError) as error:
-        raise InputError(f"{folder.path}/{SETTINGS}: not the settings of this version of minissl ({error})") from error
+        raise _not_settings(folder, error) from error
+
+
+def _kept_own_ops(folder: RunFolder) -> OwnOps | None:
+    if "own_ops" not in folder.settings:
+        return None
+    try:
+        sha256 = folder.settings["own_ops"]["sha256"]
+    except (KeyError, TypeError) as error:
+        raise _not_settings(folder, error) from error
+    return load_kept_own_ops(folder.path, sha256, _options(folder).ops)
+
+
+def _not_settings(folder: RunFolder, error: Exception) -> InputError:
+    return InputError(f"{folder.path}/{SETTINGS}: not the settings of this version of minissl ({error})")
+
+
+def _prepare(folder: RunFolder, began: float, own: OwnOps | None) -> _Run:
+    options = _options(folder)
     task = make_task(options.task)
     folder.require_data(task.fingerprint)
     checkpoint = folder.load_checkpoint()
@@ -176,10 +226,25 @@ def _prepare(folder: RunFolder, began: float) -> _Run:
     head_start(model)
     task.tokenizer.save_pretrained(folder.path)
     heldout = task.heldout(HELDOUT_ROWS)
-    return _Run(folder, options, task, model, heldout, task.landmarks(heldout), checkpoint, began)
+    return _Run(folder, options, task, model, heldout, task.landmarks(heldout), checkpoint, began, own)
 
 
 def _run(run: _Run, say: Callable[[str], None]) -> dict[str, Any]:
+    if run.own is None:
+        return _train_and_evaluate(run, say)
+    try:
+        with run.own.in_place():
+            return _train_and_evaluate(run, say)
+    except Interrupted:
+        raise
+    except OwnOpError as error:
+        kept = "the last" if (run.folder.path / CHECKPOINT).exists() else "no"
+        raise InputError(f"{error}; {kept} checkpoint is in {run.folder.path}") from error
+    except InputError as error:
+        raise InputError(f"{error}; this run has your own {run.own}") from error
+
+
+def _train_and_evaluate(run: _Run, say: Callable[[str], None]) -> dict[str, Any]:
     trainer = Trainer(run.model, run.options.training())
     try:
         if run.checkpoint is not None:
@@ -191,7 +256,7 @@ def _run(run: _Run, say: Callable[[str], None]) -> dict[str, Any]:
         if not math.isfinite(metrics["mlm_loss"] + (metrics["nsp_loss"] or 0)):
             what = f"after the last step, the held-out loss is not finite ({metrics['mlm_loss']})"
             raise diverged(what, run.model, run.heldout, run.folder)
-        return _finish(run, metrics)
+        return _finish(run, metrics, say)
     except KeyboardInterrupt:  # after the last step, or for the second time
         raise Interrupted(f"interrupted; {run.folder.go_on}") from None
     finally:
@@ -207,6 +272,7 @@ def _introduction(run: _Run, trainer: Trainer) -> str:
         f"BERT {o.preset}: {trainer.weights.size:,} weights, vocabulary {len(run.task.tokenizer):,}; {o.steps:,} steps "
         f"of {o.accumulate * o.batch_size} × {o.seq_len} tokens, {begun}, {trainer.options.threads} thread(s)\n"
         f"masked-LM landmarks (nats): chance {landmarks.chance:.3f}, unigram {landmarks.unigram:.3f}{floor}"
+        + ("" if run.own is None else f"\nyour own in place of minissl's: {run.own}")
     )
 
 
@@ -268,7 +334,7 @@ def _score(logits: Array, targets: Array) -> tuple[float, float, int]:
     return float(loss), (logits.argmax(axis=-1) == targets).sum(), len(targets)
 
 
-def _finish(run: _Run, metrics: dict[str, Any]) -> dict[str, Any]:
+def _finish(run: _Run, metrics: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
     """Write the model, the pictures and, last, the metrics, which mark the run as complete."""
     from minissl.plots.attention import plot_attention
     from minissl.plots.loss import plot_losses
@@ -279,7 +345,7 @@ def _finish(run: _Run, metrics: dict[str, Any]) -> dict[str, Any]:
     plot_losses(run.folder.read_log(), marks, folder / "loss.png")
     example: dict[str, Any] = run.task.example()
     tokens = run.task.tokenizer.convert_ids_to_tokens(example["input_ids"][0].tolist())
-    plot_attention(run.model(**example, output_attentions=True).attentions, tokens, folder / "attention.png")
+    plot_attention(_attentions(run.model, example, say), tokens, folder / "attention.png")
     metrics = {
         **metrics,
         **marks,
@@ -287,9 +353,21 @@ def _finish(run: _Run, metrics: dict[str, Any]) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - run.began, 2),
         "peak_memory_mb": peak_memory_mb(),
     }
+    if run.own is not None:
+        metrics["own_ops"] = list(run.own.pairs)
     write_json(folder / METRICS, metrics)
     run.folder.remove_checkpoint()
     return metrics
+
+
+def _attentions(model: BertForPreTraining, example: dict[str, Any], say: Callable[[str], None]) -> tuple[Array, ...]:
+    """The weights of every layer's attention (1, H, T, T); minissl's, where a person's own pair keeps none."""
+    attentions: tuple[Array, ...] = model(**example, output_attentions=True).attentions
+    if attentions:
+        return attentions
+    say("attention.png shows minissl's attention in your model: your own cache has no field `weights` (B, H, T, T)")
+    with replace_op("attention", *op("attention").reference):
+        return _attentions(model, example, say)
 
 
 def peak_memory_mb() -> float | None:
