@@ -86,6 +86,34 @@ def _bench(a: argparse.Namespace) -> int:
     return 0
 
 
+def _exercise(a: argparse.Namespace) -> int:
+    from functools import partial
+
+    from minissl.exercises import commands
+
+    say = partial(print, flush=True)
+    if a.action == "list":
+        return commands.list_exercises(a.folder, say)
+    if a.action == "grade":
+        return commands.grade(a.folder, say, a.json, a.gradescope)
+    if a.action == "notebooks":
+        from minissl.exercises.notebooks import export_notebooks
+
+        print("\n".join(str(path) for path in export_notebooks(a.folder)))
+        return 0
+    return int(getattr(commands, a.action)(a.name, a.folder, say))
+
+
+def _figures(a: argparse.Namespace) -> int:
+    from minissl.recipes.figures import listing, rebuild
+
+    if a.list:
+        print(listing())
+    else:
+        rebuild(a.names, Path(a.out), print)
+    return 0
+
+
 class _Parser(argparse.ArgumentParser):
     """Says in one line what was wrong, like every other refusal."""
 
@@ -151,6 +179,9 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("text", help="text with [MASK] in place of words")
     p.add_argument("--best", type=int, default=5, help="how many words to show for each mask (default 5)")
 
+    p = command("exercise", _exercise, "Exercises that check themselves.", "minissl exercise start")
+    _add_exercise_actions(p)
+
     command("gradcheck", _gradcheck, "Check every op's and the whole model's gradients.", "minissl gradcheck")
     command("info", _info, "Show versions, BLAS and its threads, and the GPU or why there is none.", "minissl info")
 
@@ -163,4 +194,40 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--preset", default="tiny", help="tiny (the default), mini, small or base")
     p.add_argument("--rounds", type=int, default=20, help="timed steps of each (default 20)")
     p.add_argument("--threads", type=int, default=0, help="threads of each (default: one for each core)")
+
+    p = command("figures", _figures, "Draw the lessons' figures again.", "minissl figures lesson-3-depth --out figures")
+    p.add_argument("names", nargs="*", metavar="NAME", default=[], help="which ones (default: all)")
+    p.add_argument("--out", default="figures", help="the folder to write to (default: figures)")
+    p.add_argument("--list", action="store_true", default=False, help="name every figure and what it shows")
     return parser
+
+
+EXERCISE_ACTIONS = {
+    "list": "Show the exercises, what is passed, and what comes next.",
+    "start": "Put an exercise's file in your folder, by default the next one's.",
+    "check": "Check your file, by default that of the current exercise.",
+    "hint": "Show one hint more.",
+    "reset": "Write a fresh file; the old one is kept as a backup.",
+    "solution": "Show the solution of an exercise that you have passed.",
+    "watch": "Check again after every save, until Ctrl-C.",
+    "grade": "Grade a folder of one student's files, or of students' folders.",
+    "notebooks": "Write the exercises as notebooks for nbgrader (FOLDER/source/minissl/).",
+}
+
+
+def _add_exercise_actions(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION", dest="action")
+    for action, summary in EXERCISE_ACTIONS.items():
+        folder = " handed_in/" if action in ("grade", "notebooks") else ""
+        example = f"example: minissl exercise {action}{folder}"
+        p = actions.add_parser(action, help=summary, description=summary, epilog=example)
+        if folder:
+            p.add_argument("folder", type=Path)
+        else:
+            where = "your folder (default: this one if it has exercises, else minissl-exercises)"
+            p.add_argument("--folder", type=Path, default=None, help=where)
+        if action == "grade":
+            p.add_argument("--json", action="store_true", help="print JSON instead of a table")
+            p.add_argument("--gradescope", type=Path, metavar="FILE", help="write Gradescope's results.json")
+        elif action not in ("list", "notebooks"):
+            p.add_argument("name", nargs="?", help="softmax, or 5 (default: the current one)")

@@ -26,7 +26,7 @@ COARSE_TOLERANCE = 1e-3  # beside a forward that computes in float32
 ROUGH = 1e-10  # rounding noise above this share of y is that of float32
 NARROW_LIMIT = 1e-4  # a gradient that is off by no more may be float32's
 KINKS_TRIED = 16
-MOST_FOLLOWED = 5  # arguments whose forward is followed call by call: those nearest to the output
+MOST_FOLLOWED = 6  # arguments whose forward is followed call by call; of a module, half as many
 REFERENCE_TOLERANCE = 1e-8
 
 Follow = Callable[[str, Any], Any]  # (argument, its value, to be traced) -> y
@@ -227,7 +227,8 @@ class _Attempt:
             p = self.probes[name]
             return [diagnose_sample(record, p.of(got), p.expected, self.lab.values)]
         rights = {n: g[0] for n in self.lab.names if (g := self._right(n)) is not None}
-        suspect = self._suspect(name, right[0]) if len(self._followed) < MOST_FOLLOWED else None
+        most = MOST_FOLLOWED if self.follow is None else MOST_FOLLOWED // 2
+        suspect = self._suspect(name, right[0]) if len(self._followed) < most else None
         self._followed.append(name)
         evidence = Evidence(
             record, self.lab.values[name], got, right[0], rights, self.gradients, self.lab.values, self.lab,

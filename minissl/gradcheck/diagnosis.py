@@ -265,7 +265,7 @@ def repeats_are_lost(e: Evidence) -> Finding | None:
         rows, counts = np.unique(ids, return_counts=True)
         if set(wrong) <= set(rows[counts > 1]):
             what = f"the rows that {name} holds more than once"
-        elif set(wrong) <= set(rows) and len(wrong) < len(e.x) and np.delete(expected, rows[rows >= 0], axis=0).any():
+        elif set(wrong) <= set(rows) and _is_looked_up(e) and np.delete(expected, rows[rows >= 0], axis=0).any():
             what = f"the rows that {name} looks up, which also have another use"
         else:
             continue
@@ -275,6 +275,12 @@ def repeats_are_lost(e: Evidence) -> Finding | None:
         )
         return e.finding("accumulation", said, rows=wrong.tolist())
     return None
+
+
+def _is_looked_up(e: Evidence) -> bool:
+    """Whether the forward pass reads rows of the argument by index."""
+    calls = [] if e.suspect is None else e.suspect.trace.calls
+    return any(call.name in ("getitem", "take") and any(call.is_argument) for call in calls)
 
 
 def excluded_get_gradient(e: Evidence) -> Finding | None:
@@ -579,16 +585,21 @@ def _spans(e: Evidence, missing: Array, array: Array, axis: int, constant_too: b
 def misses_one_entry_a_row(e: Evidence) -> Finding | None:
     """The gradient is right but at the places that an integer input names: the -1 of p - onehot(target)."""
     off = np.abs(e.got - e.expected) > 10 * e.alike * np.abs(e.expected).max()
-    classes = e.x.shape[-1] if e.x.ndim else 1
     for name, ids in e.values.items():
-        if not (isinstance(ids, np.ndarray) and ids.dtype.kind in "iu") or e.x.ndim < 2 or classes < 3:
+        if not (isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.size) or not off.any():
             continue
-        if ids.shape != e.x.shape[:-1] or (ids >= classes).any():
-            continue
-        named = (np.arange(classes) == ids[..., None]) & (ids >= 0)[..., None]
-        if off.any() and not (off & ~named).any():
-            said = f"is wrong only at the entries that {name} names: is the -1 of p - onehot({name}) right?"
-            return e.finding("missing_term", said, axis=None, along=name)
+        for axis in {0, e.x.ndim - 1} if e.x.ndim else ():
+            classes = e.x.shape[axis]
+            if classes < 3 or ids.max() >= classes or len(np.unique(ids[ids >= 0])) == classes:
+                continue
+            if ids.shape == e.x.shape[:-1] and e.x.ndim > 1:
+                named = (np.arange(classes) == ids[..., None]) & (ids >= 0)[..., None]
+            else:
+                one = np.isin(np.arange(classes), ids).reshape(-1, *(1,) * (e.x.ndim - 1 - axis))
+                named = np.broadcast_to(one, e.x.shape)
+            if named.shape == off.shape and not (off & ~named).any():
+                said = f"is wrong only at the entries that {name} names: is the -1 of p - onehot({name}) right?"
+                return e.finding("missing_term", said, axis=None, along=name)
     return None
 
 

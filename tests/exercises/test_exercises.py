@@ -1,0 +1,265 @@
+"""Every stub fails, every solution passes, and the usual wrong answers fail with the words that help."""
+
+import ast
+import copy
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from minissl.errors import InputError
+from minissl.exercises import suspects
+from minissl.exercises.catalogue import GRADERS, exercise, exercises
+from minissl.exercises.exercise import StudentError
+from minissl.exercises.graders_tests import grade_test
+from minissl.exercises.sandbox import Sandbox
+
+ALL = exercises()
+CASTS = {"test_layer_norm": suspects.LAYER_NORM, "test_attention": suspects.ATTENTION}
+
+
+class InProcess:
+    """A student without a process of its own: many wrong answers are graded here in the time that one process takes."""
+
+    def __init__(self, source):
+        self.names = {}
+        exec(compile(source, "student", "exec"), self.names)
+
+    def function(self, name):
+        return lambda *args, **kwargs: self.names[name](*copy.deepcopy(args), **copy.deepcopy(kwargs))
+
+    def pair(self, name):
+        return self.names[f"{name}_forward"], self.names[f"{name}_backward"]
+
+    def test(self, name, implementation, names):
+        functions = {}
+        exec(compile(implementation, "implementation", "exec"), functions)
+        try:
+            self.names[name](*[functions[n] for n in names])
+        except NotImplementedError:
+            raise
+        except Exception as error:
+            return str(error) or type(error).__name__
+        return None
+
+
+def edited(name, old, new):
+    """The solution with one slip in it."""
+    solution = exercise(name).solution
+    assert solution.count(old) == 1, f"{name}: {old!r} occurs {solution.count(old)} times"
+    return solution.replace(old, new)
+
+
+# exercise, what stands in the solution, what a student writes instead, words of the verdict
+WRONG = [
+    ("numerical_derivative", "(f(above) - f(below)) / (2 * step)", "(f(above) - f(x)) / step", "x - h is to be asked"),
+    ("numerical_derivative", "(2 * step)", "step", "twice too large"),
+    ("numerical_derivative", "below[i] -= step", "", "only one of above and below"),
+    ("numerical_derivative", "return gradient", "return gradient.ravel()", "shape: gradient has shape"),
+    ("numerical_derivative", "return gradient", "return gradient.tolist()", "returned: gradient is a list"),
+    ("linear", "drows.T @ rows", "rows.T @ drows", "shape: dweight"),
+    ("linear", "np.sum(drows, axis=0)", "np.sum(dy, axis=0)", "shape: dbias has shape \\(4, 8\\), expected"),
+    ("linear", "np.sum(drows, axis=0)", "np.mean(drows, axis=0)", "0.25 times the right one"),
+    ("linear",  "drows.T @ rows, np.sum(drows, axis=0)", "drows.T @ rows", "expected dx, dweight, dbias"),
+    ("broadcasting_sums", "keepdims=True", "keepdims=False", "shape: dx"),
+    ("broadcasting_sums", "dx = np.sum(", "dx = np.mean(", "value: dx"),
+    ("gelu", "phi + x * density", "phi", "value: dx"),
+    ("gelu", "return dy * (phi + x * density)", "return phi + x * density", "value: dx"),
+    ("gelu", "phi + x * density", "phi - x * density", "added, not subtracted"),
+    ("gelu", " / math.sqrt(2 * math.pi)", " / np.sqrt(2 * np.pi)", "dtype: dx has dtype float64, expected float32"),
+    ("softmax", "y * (dy - (y * dy).sum(axis=-1, keepdims=True))", "y * (1 - y) * dy", "value: dx"),
+    ("softmax", "(y * dy).sum(axis=-1", "(y * dy).sum(axis=0", "value: dx"),
+    ("masked_cross_entropy", "dlogits / len(rows)", "dlogits", "divide by M"),
+    ("masked_cross_entropy", "dlogits / len(rows)", "dlogits / labels.size", "divided by B·T"),
+    ("masked_cross_entropy", "-log_probs[rows, targets].mean()", "-log_probs[rows, targets].sum()", "the sum over"),
+    ("masked_cross_entropy", "np.nonzero(labels != IGNORE)", "np.nonzero(labels != 0)", "as if they had a label"),
+    ("masked_cross_entropy", "scores = scores - scores.max(axis=-1, keepdims=True)", "", "maximum off first"),
+    ("masked_cross_entropy", "dlogits[b, t, targets] -= 1", "", "value: dlogits"),
+    ("embedding", "np.add.at(dweight, ids, dy)", "dweight[ids] += dy", "value: dweight"),
+    ("embedding", "np.zeros(shape, dy.dtype)", "np.zeros(shape)", "dtype: dweight has dtype float64, expected float32"),
+    ("embedding", "return dweight", "dweight", "returned None"),
+    ("layer_norm", " - mean_part", "", "value: dx"),
+    ("layer_norm", "dnormed.mean(axis=-1", "dnormed.mean(axis=0", "belong to one row"),
+    ("layer_norm", "dnormed = dy * gain", "dnormed = dy", "value: dx"),
+    ("layer_norm", "tuple(range(dy.ndim - 1))", "0", "shape: dgain"),
+    ("layer_norm", "return dx, (dy * normed).sum(axis=leading)", "normed *= dy; return dx, normed.sum(axis=leading)",
+     "again: a second backward"),
+    ("dropout", "0, 1 / (1 - rate)", "0, 1", "not scaled up"),
+    ("dropout", "rng.random(x.shape) < rate", "rng.random(x.shape) > rate", "here it is kept"),
+    ("dropout", "rng.random(x.shape)", "np.random.default_rng().random(x.shape)", "equal generators differ"),
+    ("dropout", "rng.random(x.shape)", "np.random.default_rng(0).random(x.shape)", "different generators"),
+    ("dropout", "rng.random(x.shape)", "0 * x + rng.random(x.shape[-1])", "along axis 0"),
+    ("dropout", ".astype(x.dtype)", "", "dtype: y"),
+    ("dropout", "return x * factor, factor", "return x * factor, factor > 0", "the share that is kept"),
+    ("dropout", "return x * factor, factor", "return x * factor", "expected the pair y, cache"),
+    ("attention", "dscores = dscores / math.sqrt(q.shape[-1])", "", "value: dq"),
+    ("attention", "weights * (dweights - (weights * dweights).sum(axis=-1, keepdims=True))", "weights * dweights",
+     "row sum is missing"),
+    ("attention", "dscores.swapaxes(-1, -2) @ q", "q.swapaxes(-1, -2) @ dscores", "shape: dk"),
+    ("masks", "return mask", "return ~mask", "upside down"),
+    ("masks", "1], dtype=bool)", "1], dtype=bool).T", "lower triangle"),
+    ("masks", "[:, None, None, :]", "[:, None, :, None]", "shape: mask"),
+    ("masks", "attention_mask.astype(bool)", "attention_mask", "dtype: mask"),
+    ("masks", "mask = mask & np.tri", "mask = mask | np.tri", "not where one does"),
+    ("heads", "x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)", "x.reshape(len(x), heads, x.shape[1], -1)",
+     "reshape to \\(B, T, H, K\\)"),
+    ("heads", "y.swapaxes(1, 2).reshape", "y.reshape", "not put back side by side"),
+    ("heads", "swapaxes(1, 2) for x in (q, k, v)]\n    y = attention(*split)\n    return y.swapaxes(1, 2)",
+     "reshape(*x.shape[:2], -1, heads).transpose(0, 3, 1, 2) for x in (q, k, v)]\n    y = attention(*split)\n"
+     "    return y.transpose(0, 2, 3, 1)", "features are neighbours"),
+    ("residuals", "return dsum + dx", "return dx", "value: dx"),
+    ("residuals", "return dsum + dx", "return dy + dx", "value: dx"),
+    ("residuals", "f_backward(dsum, f_cache)", "f_backward(dy, f_cache)", "value: dx"),
+    ("tied_weights", "    np.add.at(dweight, ids, dh * (1 - h * h))\n", "", "value: dweight"),
+    ("tied_weights", "np.add.at(dweight, ids, dh * (1 - h * h))", "dweight[ids] += dh * (1 - h * h)", "value: dweight"),
+    ("tied_weights", "dh * (1 - h * h)", "dh", "value: dweight"),
+    ("mlm_corruption", "rng.choice(positions,", "rng.choice(len(maskable[row]),", "special token or padding"),
+    ("mlm_corruption", "labels[row, t] = input_ids[row, t]", "", "its label is -100"),
+    ("mlm_corruption", "max(1, round(0.15 * len(positions)))", "round(0.15 * len(positions))", "still needs one"),
+    ("mlm_corruption", "replace=False", "replace=True", "drawn twice"),
+    ("mlm_corruption", "fate < 0.8", "fate < 0.9", "expected about 80 %"),
+    ("mlm_corruption", "rng.integers(vocab_size)", "rng.integers(5, vocab_size)", "0, 1, 2, 3 never drawn"),
+    ("mlm_corruption", "rng.integers(vocab_size)", "rng.integers(vocab_size - 1)", "18 never drawn"),
+    ("mlm_corruption", "rng.integers(vocab_size)", "rng.integers(vocab_size + 1)", "outside 0 … 18"),
+    ("mlm_corruption", "rng.random()", "np.random.random()", "equal generators differ|rng"),
+    ("adamw", "m / (1 - beta1**t), v / (1 - beta2**t)", "m, v", "bias correction is missing"),
+    ("adamw", "    m = beta1", "    g = g + decay * w\n    m = beta1", "decoupled"),
+    ("adamw", "lr * decay * w", "decay * w", "not multiplied by lr"),
+    ("adamw", "(np.sqrt(v_hat) + eps)", "np.sqrt(v_hat + eps)", "inside the root"),
+    ("adamw", "return m, v,", "return m_hat, v_hat,", "stay uncorrected"),
+    ("adamw", "return m, v,", "return", "expected m, v, w"),
+]  # fmt: skip
+
+
+def graded_in_process(name, source):
+    with np.errstate(all="ignore"):
+        return exercise(name).grade(InProcess(source))
+
+
+@pytest.mark.parametrize("e", ALL, ids=lambda e: e.name)
+def test_the_stub_fails_and_the_solution_passes(e):
+    with pytest.raises(NotImplementedError):
+        e.grade(InProcess(e.stub))
+    if e.name in CASTS:  # a process for each of its pairs: here two wrong ones, all of them in process below
+        few = CASTS[e.name]._replace(bugs=CASTS[e.name].bugs[:2], rewrites=())
+        e = replace(e, grade=grade_test(e.name, few))
+    with Sandbox(e.solution, e.file_name) as student:
+        verdict = e.grade(student)
+    assert verdict.passed, verdict.lines
+    assert verdict.score == 1
+    assert all(line.startswith("✓") for line in verdict.lines)
+
+
+def test_a_stub_is_told_that_it_is_not_done():
+    for e in (exercise("softmax"), exercise("test_attention")):
+        with (
+            pytest.raises(StudentError, match=r"not done yet: .* at line \d+"),
+            Sandbox(e.stub, e.file_name) as student,
+        ):
+            e.grade(student)
+
+
+@pytest.mark.parametrize("wrong", WRONG, ids=lambda wrong: f"{wrong[0]}: {wrong[2]!r}"[:70])
+def test_a_wrong_answer_fails_with_the_words_that_help(wrong):
+    name, old, new, words = wrong
+    verdict = graded_in_process(name, edited(name, old, new))
+    assert not verdict.passed
+    assert verdict.score == 0
+    assert re.search(words, "\n".join(verdict.lines)), verdict.lines
+    assert [line[0] for line in verdict.lines].count("✗") == 1
+
+
+def test_every_exercise_has_wrong_answers():
+    assert {wrong[0] for wrong in WRONG} | set(CASTS) == {e.name for e in ALL}
+
+
+def test_there_is_one_todo_each_and_hints_in_stages():
+    assert [e.number for e in ALL] == list(range(1, len(ALL) + 1))
+    assert len(ALL) >= 16
+    assert {e.name for e in ALL} == set(GRADERS)
+    for e in ALL:
+        assert e.stub.count("TODO") == e.stub.count("NotImplementedError") == 1, e.name
+        assert e.solution.count("TODO") == 0
+        assert len(e.hints) >= 2, e.name
+        assert e.title
+        assert "minissl exercise check" in e.task
+
+
+def test_the_students_file_needs_only_numpy_and_math():
+    for e in ALL:
+        tree = ast.parse(e.stub)
+        imports = [ast.unparse(node) for node in tree.body if isinstance(node, (ast.Import, ast.ImportFrom))]
+        assert imports in (["import numpy as np"], ["import math", "import numpy as np"]), e.name
+
+
+def test_an_exercise_is_found_by_number_and_by_name():
+    for asked in ("masked_cross_entropy", "masked-cross-entropy", 6, "6", "06", "06_masked_cross_entropy.py"):
+        assert exercise(asked).number == 6
+    with pytest.raises(InputError, match="did you mean softmax"):
+        exercise("sofmax")
+    with pytest.raises(InputError, match="test_layer_norm"):
+        exercise("layer_nrm")
+    with pytest.raises(InputError, match="expected 1 … 18"):
+        exercise("99")
+
+
+# ---- exercises whose answer is a test
+
+
+def with_body(name, body):
+    """The exercise with another test in it."""
+    source = exercise(name).stub
+    return source.replace("raise NotImplementedError", body)
+
+
+@pytest.mark.parametrize("name", CASTS)
+def test_every_wrong_pair_is_wrong_and_every_right_one_right(name):
+    cast = CASTS[name]
+    assert len(cast.wrong()) >= 8
+    assert len(cast.right()) >= 3
+    assert len({source for _, source in [*cast.wrong(), *cast.right()]}) == len(cast.wrong()) + len(cast.right())
+    student = InProcess(exercise(name).solution)
+    with np.errstate(all="ignore"):
+        assert [hint for hint, source in cast.right() if student.test(name, source, cast.functions)] == []
+        assert [hint for hint, source in cast.wrong() if not student.test(name, source, cast.functions)] == []
+
+
+@pytest.mark.parametrize("name", CASTS)
+def test_a_test_that_never_fails_or_always_fails_does_not_pass(name):
+    verdict = graded_in_process(name, with_body(name, "pass"))
+    assert (verdict.passed, verdict.score) == (False, 0)
+    assert "0 of 12 found, 10 needed" in verdict.lines[1]
+    assert len(verdict.lines) == 2 + 12
+    verdict = graded_in_process(name, with_body(name, "assert False, 'no'"))
+    assert (verdict.passed, verdict.score) == (False, 0)
+    assert verdict.lines == ["✗ right pairs: your test refuses a right one (the usual formula): no"]
+
+
+def test_a_test_that_compares_every_bit_is_a_false_alarm():
+    source = edited("test_layer_norm", 'inputs["bias"], atol=1e-9)', 'inputs["bias"], rtol=0)')
+    verdict = graded_in_process("test_layer_norm", source)
+    assert not verdict.passed
+    assert "✗ right pairs: your test refuses a right one (" in verdict.lines[0]
+
+
+def test_a_test_that_misses_little_passes_with_a_lower_score_and_hints():
+    source = edited("test_layer_norm", "for _ in range(2):", "for _ in range(1):")
+    verdict = graded_in_process("test_layer_norm", source)
+    assert verdict.passed
+    assert verdict.score == 11 / 12
+    assert "11 of 12 found" in verdict.lines[1]
+    assert verdict.lines[2] == "  not found: backward, only when it is called again: something was changed in place"
+
+
+def test_a_test_at_gain_1_alone_misses_what_shows_elsewhere():
+    source = edited("test_layer_norm", "rng.uniform(0.5, 1.5, 5)", "np.ones(5)")
+    missed = "\n".join(graded_in_process("test_layer_norm", source).lines)
+    assert missed.count("gain is not 1") == 2
+    assert "entries of the gain differ" in missed
+
+
+def test_a_suspect_whose_text_is_gone_is_an_error():
+    gone = suspects.LAYER_NORM._replace(bugs=(suspects.bug("a hint", "what no exercise says", ""),))
+    with pytest.raises(InputError, match="occurs 0 times"):
+        gone.wrong()
