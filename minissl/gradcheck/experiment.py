@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,13 @@ Backward = Callable[..., Any]
 MOST_ENTRIES = 10_000  # of an argument, to difference each one
 PATIENCE_S = 20.0  # and how long that may take
 LARGEST_JACOBIAN = 4_000_000
+
+
+class Differences(NamedTuple):
+    """The numerical gradient for each upstream gradient, and dy/dx as (x.size, y.size) unless that is too large."""
+
+    gradients: list[Array]
+    jacobian: Array | None
 
 
 class Experiment:
@@ -53,20 +60,24 @@ class Experiment:
             found.update(_arrays_in(cell.cell_contents, name, 1))
         return found
 
-    def jacobian(self, name: str) -> Array | None:
-        """Return dy/dx as (x.size, y.size), by differences of every entry of x; None where that takes too long."""
+    def right(self, name: str, upstreams: list[Array]) -> Differences | None:
+        """Difference y by every entry of an argument; None where that takes too long."""
         x, y = self.values[name], self.output()
-        if x.size * y.size > LARGEST_JACOBIAN or not self._affordable(name):
-            return None
-        return np.array(list(self._slopes(name))).reshape(x.size, y.size)
-
-    def right(self, name: str, upstreams: list[Array]) -> list[Array] | None:
-        """Return the numerical gradient for each upstream gradient; None where that takes too long."""
         if not self._affordable(name):
             return None
         flat = np.array([dy.reshape(-1) for dy in upstreams])  # (number of upstreams, y.size)
-        columns = np.array([flat @ slopes for slopes in self._slopes(name)]).reshape(-1, len(flat))
-        return [column.reshape(self.values[name].shape) for column in columns.T]
+        columns = np.empty((x.size, len(flat)))
+        jacobian = np.empty((x.size, y.size)) if x.size * y.size <= LARGEST_JACOBIAN else None
+        for i, slopes in enumerate(self._slopes(name)):
+            columns[i] = flat @ slopes
+            if jacobian is not None:
+                jacobian[i] = slopes
+        return Differences([column.reshape(x.shape) for column in columns.T], jacobian)
+
+    def slope(self, name: str, direction: Array, dy: Array) -> float:
+        """Return d Σ dy · y along a direction of one argument."""
+        x = self.values[name]
+        return float((dy * derivative(lambda t: self.output(**{name: x + t * direction}), self.step)).sum())
 
     def _affordable(self, name: str) -> bool:
         size = self.values[name].size

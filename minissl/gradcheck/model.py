@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from minissl.gradcheck.kinds import NOTES
 from minissl.gradcheck.numerical import Probes, choose_probes, judge, probe
 from minissl.gradcheck.purity import unchanged
 from minissl.gradcheck.report import ArgumentReport, Finding, Report
+from minissl.gradcheck.slips import Suspect
+from minissl.gradcheck.trace import Trace
 from minissl.gradcheck.uses import uses_of_parameter
 from minissl.kernels import reference_ops
 
@@ -104,6 +107,14 @@ def check_model(
             where = choose_probes(param.data, gradients[name], entries, directions, rng)
             probes[name] = probe(loss_now, np.ones(()), param.data, gradients[name], *where)
 
+        def follow(param: Any, value: Any) -> Any:
+            own, param.data = param.data, value
+            try:
+                with reference_ops():
+                    return model.loss_and_grads(**fresh(inputs))[0]
+            finally:
+                param.data = own
+
         explained: list[str] = []
 
         def explain(record: ArgumentReport, finding: Finding) -> list[Finding]:
@@ -116,8 +127,10 @@ def check_model(
             if expected is None:
                 sample = finding.kind == "incorrect"
                 return [diagnose_sample(record, p.of(got), p.expected, inputs) if sample else finding]
-            uses = uses_of_parameter(params[record.name], loss_now, np.ones(()))
-            evidence = Evidence(record, params[record.name].data, got, expected, {}, {}, inputs, uses=uses)
+            param = params[record.name]
+            uses = uses_of_parameter(param, loss_now, np.ones(()))
+            suspect = Suspect(Trace(partial(follow, param), param.data.copy()), np.ones(()), got)
+            evidence = Evidence(record, param.data, got, expected, {}, {}, inputs, uses=uses, suspect=suspect)
             if finding.kind == "wrong_shape":
                 return diagnose_shape(record, got, expected, evidence)
             return [diagnose(evidence)]

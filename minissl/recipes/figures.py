@@ -14,8 +14,9 @@ ELSEWHERE = "docs-loss and docs-attention are pictures of a run: `minissl pretra
 def figures() -> dict[str, Callable[[Path], None]]:
     """Every figure by name; called with a folder, each writes NAME.png into it."""
     from minissl.plots import lessons, lessons_attention
+    from minissl.recipes import ablation
 
-    return lessons.FIGURES | lessons_attention.FIGURES
+    return lessons.FIGURES | lessons_attention.FIGURES | ablation.FIGURES
 
 
 def listing() -> str:
