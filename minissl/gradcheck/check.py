@@ -91,13 +91,12 @@ def check_pair(
         attempt.coarsen(noise)
     elif (kink := attempt.kink()) is not None:
         name, index = kink
-        message = f"{name} sat on a kink at {index}, where there is no derivative; the check moved off it"
+        message = f"{name} sits on a kink, or right beside one, at {index}; the check moved off it"
         lab = Experiment(forward, backward, {**lab.values, **_moved(lab, rng)})
         findings = [Finding("nonsmooth", name, index, message)]
         attempt = _Attempt(lab, rng, dy, tolerance, keeps_cache, follow, findings)
     if reference is not None:
         attempt.compare_with(reference)
-    _note_constants(lab, findings)
     return attempt.judge()
 
 
@@ -111,6 +110,8 @@ class _Attempt:
         self.lab, self.rng, self.tolerance, self.follow, self.findings = lab, rng, tolerance, follow, findings
         self.y = lab.output()
         self.dy = np.asarray(rng.standard_normal(self.y.shape)) if dy is None else _given(dy, self.y)
+        size = float(np.abs(self.dy * self.y)[np.isfinite(self.y)].max(initial=0))
+        self.size = max(size, 1e-4 * float(np.abs(self.dy).max(initial=0)))  # y may be nothing but rounding
         self.gradients = _analytic(lab, self.y, self.dy, keeps_cache, findings)
         self.step, self.alike = STEP, Evidence.alike
         self.reference: Experiment | None = None  # where it differs
@@ -136,7 +137,9 @@ class _Attempt:
     def wrong(self) -> list[str]:
         """Name the arguments whose gradient is comparable and not what the differences say."""
         largest = max((p.largest() for p in self.probes.values()), default=0.0)
-        compared = ((n, compare(n, self.gradients[n], p, largest, self.tolerance)[1]) for n, p in self.probes.items())
+        compared = (
+            (n, compare(n, self.gradients[n], p, largest, self.tolerance, self.size)[1]) for n, p in self.probes.items()
+        )
         return [name for name, finding in compared if finding is not None and finding.kind == "incorrect"]
 
     def coarsen(self, noise: float) -> None:
@@ -170,13 +173,16 @@ class _Attempt:
             moved.flat[i] += t
             return self.lab.output(**{name: moved})
 
-        jumps = []
-        for h in (size * 2.0**-20, size * 2.0**-24):
+        jumps, noises = [], []
+        for h in (size * 2.0**-12, size * 2.0**-16, size * 2.0**-20, size * 2.0**-24):
             with np.errstate(invalid="ignore"):
                 right, left = (at(h) - self.y) / h, (self.y - at(-h)) / h
             jumps.append(float(np.abs(right - left).max(initial=0)))
-        noise = 1e-13 * float(np.abs(self.y).max(initial=0)) / h
-        return jumps[1] > noise and jumps[1] > jumps[0] / 2  # a curve's own change of slope shrinks with h
+            noises.append(1e-13 * float(np.abs(self.y).max(initial=0)) / h)
+        # a curve's own change of slope shrinks with h, a corner's does not until h no longer reaches it
+        return any(
+            n > 4 * noise and n > wider / 4 for wider, n, noise in zip(jumps, jumps[1:], noises[1:], strict=False)
+        )
 
     def compare_with(self, reference: Forward) -> None:
         """Compare y with what a forward that is known to be right gives."""
@@ -195,27 +201,37 @@ class _Attempt:
 
     def judge(self) -> Report:
         """Compare all gradients and explain what is wrong."""
-        size = float(np.abs(self.dy * self.y)[np.isfinite(self.y)].max(initial=0))
-        size = max(size, 1e-4 * float(np.abs(self.dy).max(initial=0)))  # y may be nothing but rounding
-        self._note_ones(VACUOUS * size)
+        self._note_hiding(VACUOUS * self.size)
         names = self.lab.names if self.follow is None else self.lab.names[::-1]  # a module's, from the output down
         gradients = {name: self.gradients[name] for name in names}
-        return judge(gradients, self.probes, size, self.findings, self.tolerance, self.explain, self.step)
+        return judge(gradients, self.probes, self.size, self.findings, self.tolerance, self.explain)
 
-    def _note_ones(self, zero: float) -> None:
-        """Add a finding for an argument whose true gradient is zero because an axis has size 1."""
+    def _note_hiding(self, zero: float) -> None:
+        """Add a finding for inputs behind which a wrong gradient hides: initial parameters, axes of size 1."""
         arrays = {name: self.lab.values[name] for name in self.lab.names}
-        one_row = any(x.shape[-2:-1] == (1,) for x in arrays.values())
         if all(p.largest() <= zero for p in self.probes.values()):
             return  # which `judge` tells
-        for name, p in self.probes.items():
-            one = one_row or arrays[name].shape[-1:] == self.y.shape[-1:] == (1,)
-            if one and p.largest() <= zero:
+        flat = [name for name, p in self.probes.items() if p.largest() <= zero]
+        constant = {n: x.flat[0] for n, x in arrays.items() if x.size and (x == x.flat[0]).all() and x.size > 1}
+        constant |= {n: x.flat[0] for n, x in arrays.items() if x.size == 1 and x.flat[0] in (0, 1)}
+        for name, value in constant.items():
+            if value == 1 or len(arrays) == 1 or set(flat) - {name} or 1 in constant.values():
+                message = (
+                    f"{name} is {value:g} everywhere, as parameters are at the start, where a lost factor or term "
+                    "hides; use random values of order 1"
+                )
+                self.findings.append(Finding("vacuous", name, None, message))
+        one_row = any(x.shape[-2:-1] == (1,) for x in arrays.values())
+        for name in flat:
+            if one_row or arrays[name].shape[-1:] == self.y.shape[-1:] == (1,):
                 message = (
                     f"the true gradient of {name} is zero because an axis has size 1 (over which a softmax is 1, and a "
                     "layer norm 0), so that a wrong one would hardly show; use sizes of 2 and more"
                 )
                 self.findings.append(Finding("vacuous", name, None, message))
+        if arrays and all(x.size == 1 for x in arrays.values()) and any(x.ndim for x in arrays.values()):
+            message = "every axis has size 1, so that a missing sum or a swapped axis hides; use sizes that all differ"
+            self.findings.append(Finding("vacuous", "", None, message))
 
     def explain(self, record: ArgumentReport, finding: Finding) -> list[Finding]:
         """Put what the evidence shows in the place of a finding that only says that the gradient is wrong."""
@@ -311,21 +327,6 @@ def _moved(lab: Experiment, rng: np.random.Generator) -> dict[str, Array]:
         size = float(np.abs(x).max(initial=0)) or 1.0
         moved[name] = x + size * rng.uniform(0.02, 0.1, x.shape) * rng.choice([-1, 1], x.shape)
     return moved
-
-
-def _note_constants(lab: Experiment, findings: list[Finding]) -> None:
-    """Add a finding for inputs behind which a lost factor, or a swapped axis, hides."""
-    arrays = {name: lab.values[name] for name in lab.names}
-    for name, x in arrays.items():
-        if x.size and (x == x.flat[0]).all() and (x.size > 1 or x.flat[0] in (0, 1)):
-            message = (
-                f"{name} is {x.flat[0]:g} everywhere, as parameters are at the start, where a lost factor or term "
-                "hides; use random values of order 1"
-            )
-            findings.append(Finding("vacuous", name, None, message))
-    if arrays and all(x.size == 1 for x in arrays.values()) and any(x.ndim for x in arrays.values()):
-        message = "every axis has size 1, so that a missing sum or a swapped axis hides; use sizes that all differ"
-        findings.append(Finding("vacuous", "", None, message))
 
 
 def _difference(y: Array, right: Array, values: dict[str, Any], coarse: bool) -> Finding | None:

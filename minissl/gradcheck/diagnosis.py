@@ -253,16 +253,18 @@ def is_summed_too_far(e: Evidence) -> Finding | None:
 
 def repeats_are_lost(e: Evidence) -> Finding | None:
     """Rows of a table that are looked up more than once, or also used otherwise, keep one gradient."""
-    if e.x.ndim < 2:
+    if not e.x.ndim or not e.x.size:
         return None
     got, expected = e.got.reshape(len(e.x), -1), e.expected.reshape(len(e.x), -1)
     wrong = np.flatnonzero(np.abs(got - expected).max(axis=1) > e.alike * np.abs(e.expected).max())
-    if all(e.multiple(got[row], expected[row]) is not None for row in wrong):
+    if got.shape[1] > 1 and all(e.multiple(got[row], expected[row]) is not None for row in wrong):
         return None  # each is the right row times something: a mean
     for name, ids in e.values.items():
         if not (isinstance(ids, np.ndarray) and ids.dtype.kind in "iu" and ids.size) or ids.max() >= len(e.x):
             continue
         rows, counts = np.unique(ids, return_counts=True)
+        if got.shape[1] == 1 and e.same(got[rows, 0] * counts, expected[rows, 0]):
+            continue
         if set(wrong) <= set(rows[counts > 1]):
             what = f"the rows that {name} holds more than once"
         elif set(wrong) <= set(rows) and _is_looked_up(e) and np.delete(expected, rows[rows >= 0], axis=0).any():

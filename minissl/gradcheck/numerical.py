@@ -28,6 +28,11 @@ class Probes:
     at_entries: Array  # (n,)
     directions: list[Array]  # each of `shape`
     along_directions: Array  # (len(directions),)
+    finest: float = STEP  # the smallest step
+
+    def noise(self, size: float) -> float:
+        """How far the derivatives may be off by rounding, where what was differenced is of this size."""
+        return ROUNDING * size / self.finest
 
     @property
     def expected(self) -> Array:
@@ -106,23 +111,26 @@ def probe(
         x[...] = start + t * direction
         return f()
 
+    finest = normal_step
     at_entries = np.zeros(len(entries))
     for n, i in enumerate(entries):
         h = step(start, abs(float(start.flat[i])), normal_step)
+        finest = min(finest, h)
         at_entries[n] = closest_derivative(partial(moved, i), upstream, h, float(claimed.flat[i]))
         x.flat[i] = start.flat[i]
     along = np.zeros(len(directions))
     for n, u in enumerate(directions):
         h = step(start, float(np.median(np.abs(start))), normal_step)
+        finest = min(finest, h)
         along[n] = closest_derivative(partial(moved_along, u), upstream, h, float(np.vdot(claimed, u)))
         x[...] = start
-    return Probes(x.shape, entries, at_entries, directions, along)
+    return Probes(x.shape, entries, at_entries, directions, along, finest)
 
 
 def compare(
-    name: str, gradient: Array, probes: Probes, largest: float, tolerance: float, noise: float = 0.0
+    name: str, gradient: Array, probes: Probes, largest: float, tolerance: float, size: float
 ) -> tuple[ArgumentReport, Finding | None]:
-    """Compare the gradient of the argument `name` with its numerical derivatives, which are off by `noise` at least.
+    """Compare the gradient of the argument `name` with its numerical derivatives, of something of the given size.
 
     The relative error is max|got - expected| / max(max|expected|, max|got|, FLOOR · largest over all arguments).
     """
@@ -163,7 +171,7 @@ def compare(
     if worst < len(probes.entries):
         index = tuple(int(i) for i in np.unravel_index(probes.entries[worst], shape))
     compared = record(error, cosine, index, float(got[worst]), float(expected[worst]))
-    return compared, None if error * scale <= tolerance * scale + noise else incorrect(compared)
+    return compared, None if error * scale <= tolerance * scale + probes.noise(size) else incorrect(compared)
 
 
 def incorrect(record: ArgumentReport, where: str = "") -> Finding:
@@ -182,7 +190,7 @@ Explain = Callable[[ArgumentReport, Finding], list[Finding]]
 
 def judge(
     gradients: dict[str, Array], probes: dict[str, Probes], scale: float, findings: list[Finding], tolerance: float,
-    explain: Explain, normal_step: float = STEP,
+    explain: Explain,
 ) -> Report:  # fmt: skip
     """Compare every gradient and add to what was found before; `scale` is the size of what was differentiated.
 
@@ -194,8 +202,7 @@ def judge(
         largest = scale  # what is left is rounding, which is not to be called wrong as well
     arguments = {}
     for name, gradient in gradients.items():
-        noise = ROUNDING * scale / normal_step
-        arguments[name], finding = compare(name, gradient, probes[name], largest, tolerance, noise)
+        arguments[name], finding = compare(name, gradient, probes[name], largest, tolerance, scale)
         if finding is not None:
             findings += [finding] if all_zero else explain(arguments[name], finding)
     if not arguments:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minissl import ops
-from minissl.backend import Array
+from minissl.backend import Array, array_module
 from minissl.errors import InputError
 from minissl.gradcheck.cases import Case, Inputs
 from minissl.ops.dropout import draw_keep
@@ -25,10 +25,11 @@ def random_cases(n: int, seed: int = 0) -> Iterator[Case]:
     """Yield n cases, the ops of `minissl.ops` in turn; case number i depends on `seed` and i alone.
 
     Drawn for each: 1 to 4 axes of 2 to 7, now and then of 1; float64, float32 or float16; C or Fortran order, every
-    second entry of a larger array, or one read backwards; values of order 1, 1e-3 or 1e3; integer types of ids, ids that
-    repeat; masks (none, padding, causal, random, whole rows hidden); dropout; eps; count given or not. ReLU and L1 come
-    near their kinks, and onto them. Where a true gradient would be zero throughout, a check proves nothing, so that is
-    not drawn: no softmax over one entry alone, no layer norm over two (with a small eps it gives ±1), no saturated tanh.
+    second entry of a larger array, or one read backwards; values of order 1, 1e-3 or 1e3; the integer type of ids,
+    which may repeat; masks (none, padding, causal, random, whole rows hidden); dropout; eps; count given or not.
+    ReLU and L1 come near their kinks, and onto them. A check proves nothing where a true gradient is zero throughout,
+    so that is not drawn: no softmax over one entry, no layer norm over two (always ±1 but for eps), no tanh saturated
+    everywhere.
 
     Raises InputError for n < 1.
     """
@@ -108,7 +109,8 @@ class Draw:
         """Draw a generator for dropout, such that one of the `needed` entries survives."""
         while True:
             seed = int(self.rng.integers(2**31))
-            if (draw_keep(needed.shape, rate, np.random.default_rng(seed), np).keep & needed).any():  # type: ignore[arg-type]
+            kept = draw_keep(needed.shape, rate, np.random.default_rng(seed), array_module(needed)).keep
+            if (kept & needed).any():
                 return np.random.default_rng(seed)
 
 

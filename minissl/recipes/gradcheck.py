@@ -8,6 +8,7 @@ from collections.abc import Callable
 import numpy as np
 
 from minissl.gradcheck import Report, check, check_model, op_cases
+from minissl.gradcheck.random_cases import random_cases
 from minissl.kernels import twins
 from minissl.models.bert import BertConfig, BertForPreTraining
 
@@ -34,6 +35,24 @@ def check_all(say: Callable[[str], None]) -> bool:
         row("BertForPreTraining", label, check_model(small_bert(), inputs))
     say(f"{sum(results)} of {len(results)} checks passed in {time.perf_counter() - began:.1f} s")
     return all(results)
+
+
+def check_random(count: int, seed: int, say: Callable[[str], None]) -> bool:
+    """Check every op on `count` random cases, of all shapes and dtypes; print each alarm, all of them false.
+
+    Raises InputError for a count below 1.
+    """
+    from tqdm import tqdm
+
+    began = time.perf_counter()
+    alarms = 0
+    for case in tqdm(random_cases(count, seed), total=count, unit="case", mininterval=0.5, dynamic_ncols=True):
+        report = check(case.forward, case.backward, case.inputs, reference=case.forward)
+        if not report.ok:
+            alarms += 1
+            say(f"{case.op}, {case.label}\n{report}")
+    say(f"{count} random cases, {alarms} false alarms, in {time.perf_counter() - began:.1f} s")
+    return not alarms
 
 
 def small_bert() -> BertForPreTraining:
