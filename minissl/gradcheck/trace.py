@@ -55,6 +55,7 @@ class Tape:
         self.slip: Slip | None = None
         self.count = 0
         self.change: Array | float = 0.0  # of the argument, in this run
+        self.still: set[int] = set()  # calls whose first input never moves
 
     def start(self, slip: Slip | None, change: Array) -> None:
         """Begin another run, in which the argument has moved by `change`."""
@@ -72,6 +73,8 @@ class Tape:
                 own = [isinstance(i, TracedArray) and i.is_argument for i in inputs]
                 self.calls.append(Call(name, arrays, moves, own, np.array(output), _line(), is_last))
             return output
+        if number in self.still:
+            plain[0] = self.calls[number].inputs[0]
         slip = self.slip
         if slip is None or slip.call != number or number >= len(self.calls):
             return function(*plain)
