@@ -10,7 +10,8 @@ import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
-from minissl.gradcheck.diagnosis import Evidence, diagnose, diagnose_sample, diagnose_shape
+from minissl.gradcheck.diagnosis import diagnose, diagnose_sample, diagnose_shape
+from minissl.gradcheck.evidence import Evidence
 from minissl.gradcheck.experiment import Backward, Experiment, Forward, as_arrays, fresh, pair_of
 from minissl.gradcheck.factors import explain_factor
 from minissl.gradcheck.numerical import COARSE_STEP, STEP, VACUOUS, Probes, choose_probes, compare, judge, probe

@@ -15,7 +15,8 @@ import numpy as np
 from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.gradcheck.check import check_pair
-from minissl.gradcheck.diagnosis import Evidence, diagnose, diagnose_sample, diagnose_shape
+from minissl.gradcheck.diagnosis import diagnose, diagnose_sample, diagnose_shape
+from minissl.gradcheck.evidence import Evidence
 from minissl.gradcheck.experiment import MOST_ENTRIES, PATIENCE_S, as_arrays, differentiable, fresh
 from minissl.gradcheck.kinds import NOTES
 from minissl.gradcheck.numerical import Probes, choose_probes, judge, probe
@@ -129,10 +130,10 @@ def check_model(
                 return [diagnose_sample(record, p.of(got), p.expected, inputs) if sample else finding]
             param = params[record.name]
             uses = uses_of_parameter(param, loss_now, np.ones(()))
-            suspect = Suspect(Trace(partial(follow, param), param.data.copy()), np.ones(()), got)
-            evidence = Evidence(record, param.data, got, expected, {}, {}, inputs, uses=uses, suspect=suspect)
+            evidence = Evidence(record, param.data, got, expected, {}, {}, inputs, uses=uses)
             if finding.kind == "wrong_shape":
                 return diagnose_shape(record, got, expected, evidence)
+            evidence.suspect = Suspect(Trace(partial(follow, param), param.data.copy()), np.ones(()), got)
             return [diagnose(evidence)]
 
         from_the_output = {name: gradients[name] for name in reversed(params)}

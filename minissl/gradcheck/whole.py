@@ -1,0 +1,133 @@
+"""Hypotheses about a whole gradient: none, a multiple, a transpose, another argument's, numbers at wrong places."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import numpy as np
+
+from minissl.backend import Array
+from minissl.gradcheck.evidence import Evidence, listed, slope_of, subsets
+from minissl.gradcheck.factors import explain_factor
+from minissl.gradcheck.report import Finding
+
+
+def is_zero(e: Evidence) -> Finding | None:
+    """Nothing comes back at all."""
+    if e.got.any():
+        return None
+    return e.finding("zero", "is exactly zero everywhere, and it should not be: does anything reach this argument?")
+
+
+def should_be_zero(e: Evidence) -> Finding | None:
+    """y does not depend on the argument at all, as attention does not on a bias of its keys."""
+    largest = max((float(np.abs(right).max(initial=0)) for right in e.rights.values()), default=0.0)
+    if not largest or np.abs(e.expected).max(initial=0) > 1e-8 * largest:
+        return None
+    said = f"should be zero, because y does not change with {e.name}; it is {e.record.got:.3g} at {e.record.index}"
+    return e.finding("incorrect", said, got=e.record.got, expected=0.0)
+
+
+def should_be_zero_in_part(e: Evidence) -> Finding | None:
+    """Entries of a vector that y does not depend on, such as the key part of a joint bias, are given a gradient."""
+    size = np.abs(e.expected).max()
+    dead = np.abs(e.expected) <= 1e-9 * size
+    wrong = np.abs(e.got - e.expected) > 1e-6 * size
+    if e.x.ndim != 1 or not wrong.any() or (wrong & ~dead).any() or slope_of(e) is not None:
+        return None
+    at = np.flatnonzero(wrong)
+    said = f"should be zero at entries {listed(at.tolist())}, which y does not depend on, and is not"
+    return Finding("incorrect", e.name, (int(at[0]),), f"the gradient of {e.name} {said}", {"entries": at.tolist()})
+
+
+def lacks_upstream(e: Evidence) -> Finding | None:
+    """Backward returns the same whatever dy is."""
+    other = e.again()
+    if other is None or not e.same(other[1], e.got):
+        return None
+    said = "does not depend on the upstream gradient dy: is the factor dy left out? (It shows wherever dy is not 1.)"
+    return e.finding("missing_factor", said, factor="dy")
+
+
+def is_multiple(e: Evidence) -> Finding | None:
+    """Right but for a constant."""
+    factor = e.multiple(e.got, e.expected)
+    if factor is None:
+        return None
+    if abs(factor + 1) <= e.alike:
+        return e.finding("sign", "is right but for its sign: a minus is lost or one too many")
+    reasons = explain_factor(factor, e.values, e.y, e.dy)
+    sign = " and its sign is wrong" if factor < 0 else ""
+    probably = f" (that is {' or '.join(reasons)})" if reasons else ""
+    said = f"is {abs(factor):.6g} times the right one everywhere{sign}{probably}"
+    return e.finding("scale", said, factor=factor, reasons=reasons)
+
+
+def is_transposed(e: Evidence) -> Finding | None:
+    """Right after a permutation of axes that leaves the shape as it is."""
+    said = permuted(e.got, e.expected, e)
+    return None if said is None else e.finding("transposed", said[0], axes=said[1])
+
+
+def permuted(got: Array, expected: Array, e: Evidence) -> tuple[str, tuple[int, ...]] | None:
+    """Say by which permutation `got` becomes `expected`, a transpose or a reshape that stands for one."""
+    axes = range(expected.ndim)
+    for p in itertools.permutations(axes):
+        if p == tuple(axes):
+            continue
+        turned = expected.transpose(p)
+        swapped = [a for a in axes if p[a] != a]
+        which = " and ".join(map(str, swapped)) if len(swapped) == 2 else f"in the order {p}"
+        if turned.shape == got.shape and e.multiple(got, turned) is not None:
+            factor = e.multiple(got, turned) or 1.0
+            times = "" if abs(factor - 1) <= e.alike else f", times {factor:.6g}"
+            return (
+                f"is right after its axes {which} are swapped back{times}: is a transpose missing or one too many?",
+                p,
+            )
+        if turned.size == got.size and e.same(got.reshape(-1), turned.reshape(-1)):
+            return f"holds the right numbers in the wrong order: a reshape where axes {which} must be swapped?", p
+    return None
+
+
+def is_of_another(e: Evidence) -> Finding | None:
+    """It is the gradient of another argument."""
+    for name, right in e.rights.items():
+        if name == e.name or right.size < 2 or not e.same(e.got, right):
+            continue
+        if e.dy is not None and e.same(e.gots[name], right) and e.same(right, _summed_to(e.dy, right.shape)):
+            said = f"is that of {name}, a plain sum of dy: what {e.name} was multiplied with is left out"
+            return e.finding("missing_factor", said, factor=None)
+        said = f"is the gradient of {name}: are the two returned in the wrong order, or multiplied the wrong way?"
+        return e.finding("incorrect", said, gradient_of=name)
+    return None
+
+
+def _summed_to(a: Array, shape: tuple[int, ...]) -> Array:
+    """Sum the leading axes away that `shape` does not have."""
+    return a.sum(axis=tuple(range(a.ndim - len(shape)))) if a.ndim >= len(shape) else a
+
+
+def is_shifted(e: Evidence) -> Finding | None:
+    """The numbers are right, but moved along an axis, or in reverse."""
+    for axis, n in enumerate(e.x.shape):
+        for moved, how in [(np.flip(e.expected, axis), "in reverse"), *_rolled(e.expected, axis, n)]:
+            if e.same(e.got, moved):
+                said = f"holds the right numbers at wrong places: along axis {axis} they come {how}"
+                return e.finding("incorrect", said, axis=axis)
+    return None
+
+
+def _rolled(a: Array, axis: int, n: int) -> Iterator[tuple[Array, str]]:
+    return ((np.roll(a, k, axis), f"{k} of {n} places too late") for k in range(1, n))
+
+
+def is_summed_too_far(e: Evidence) -> Finding | None:
+    """Summed over an axis of the argument itself, and spread over it again."""
+    for axes in subsets(e.x.ndim):
+        summed = np.broadcast_to(e.expected.sum(axis=axes, keepdims=True), e.x.shape)
+        if any(e.x.shape[a] > 1 for a in axes) and e.same(e.got, summed):
+            said = f"was summed over axis {listed(list(axes))}, along which {e.name} was not broadcast"
+            return e.finding("unsummed_broadcast", said, axes=axes)
+    return None
