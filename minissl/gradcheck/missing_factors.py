@@ -20,8 +20,13 @@ def elementwise_slope(e: Evidence) -> Finding | None:
     ours = e.got / e.dy
     if not e.same(other[1] / other[0], ours):
         return None
+    known = e.known()
     if e.same(ours, np.full_like(ours, ours.flat[0])):
-        return e.finding("missing_factor", "is dy times a constant: the derivative of the function is left out")
+        with np.errstate(all="ignore"):
+            named = [formula for _, formula, factor in _functions_of(known) if e.same(ours * factor, slope)]
+        which = f", {named[0]}," if named else ""
+        said = f"is dy times a constant: the derivative of the function{which} is left out"
+        return e.finding("missing_factor", said, factor=named[0] if named else None)
     if e.same(np.where(slope == 0, 0, ours), slope):
         return e.finding(
             "missing_factor", "is not zero where the function is flat: is a mask, or a comparison, left out?"
@@ -35,7 +40,6 @@ def elementwise_slope(e: Evidence) -> Finding | None:
     if e.same(missing, np.full_like(missing, missing.flat[0])):
         said = f"lacks a constant, {missing.flat[0]:.6g}, in the function's derivative"
         return e.finding("missing_term", said, axis=None, along=None)
-    known = e.known()
     with np.errstate(all="ignore"):
         gate = np.where(e.x != 0, e.y / e.x, ours)
         if e.same(gate, ours) or e.same(gate, missing):
@@ -87,13 +91,15 @@ def lacks_factor(e: Evidence) -> Finding | None:
                 return e.finding("missing_factor", said, factor=formula, array=name)
     if e.dy.size == 1:
         return None  # a ratio always exists; that it does not depend on dy says nothing
+    if (np.abs(ratio - 1) <= e.alike).mean() > 0.5 and ratio.all():
+        return None  # most entries are right as they are
     return e.finding("missing_factor", f"lacks {_described(ratio, e)}", factor=None)
 
 
 def _described(ratio: Array, e: Evidence) -> str:
     """Say on which axes a factor depends."""
     depends = [a for a in range(ratio.ndim) if ratio.shape[a] > 1 and not e.same(ratio, _flattened(ratio, a))]
-    if depends == [ratio.ndim - 1]:
+    if depends == [ratio.ndim - 1] and ratio.ndim > 1:
         return "a factor that has one value for each entry of the last axis, as a gain has"
     if depends and ratio.ndim - 1 not in depends:
         return "a factor that has one value for each row, as 1/σ, 1/‖x‖ or 1/count have"

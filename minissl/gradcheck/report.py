@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from minissl.backend import Array
 from minissl.gradcheck.kinds import NOTES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,15 @@ class Report:
     def relative_error(self) -> float:
         """The worst over all arguments; infinite for a wrong shape or a value that is not finite."""
         return max((a.relative_error for a in self.arguments.values()), default=math.nan)
+
+    def plot(self, path: str | Path | None = None, argument: str | None = None) -> Figure:
+        """Draw the error over the argument's axes, of the one that is wrong most unless `argument` names another.
+
+        Returns the figure; with `path`, writes it there as a PNG too. Raises InputError for an unknown argument.
+        """
+        from minissl.plots.gradcheck import plot_report  # here: plots is a room above, and Matplotlib loads slowly
+
+        return plot_report(self, path, argument)
 
     def __str__(self) -> str:
         """Lay the arguments out as a table, then say what is wrong."""
