@@ -108,7 +108,7 @@ def _slips(calls: list[Call]) -> Iterator[tuple[str, str, Slip]]:
             yield "accumulation", f"lacks the use of it in {_where(call)}; all its uses add up", Slip(n, "freeze", i)
     for n, call, i in moving:
         if call.name not in SUMS and not call.is_argument[i]:
-            yield *_frozen(call), Slip(n, "freeze", i)
+            yield *_frozen(call, calls[:n]), Slip(n, "freeze", i)
     for n, call, i in moving:
         if call.name in LINEAR | BILINEAR and sum(call.moves) > 1:
             yield "incorrect", f"has the wrong sign on one of the paths through {_where(call)}", Slip(n, "flip", i)
@@ -132,13 +132,23 @@ def _passed(call: Call, i: int) -> tuple[str, str]:
     return "missing_factor", f"lacks the derivative of np.{call.name} in {_where(call)}"
 
 
-def _frozen(call: Call) -> tuple[str, str]:
+def _frozen(call: Call, before: list[Call]) -> tuple[str, str]:
     if call.name in ("add", "subtract") and sum(call.moves) > 1:
-        kind = "accumulation" if any(call.is_argument) else "missing_term"
+        residual = call.name == "add" and any(_is_input(array, before) for array in call.inputs)
+        kind = "accumulation" if residual or any(call.is_argument) else "missing_term"
         return kind, f"lacks one of the two paths that meet in {_where(call)}; their gradients add up"
     if call.name in BILINEAR and sum(call.moves) > 1:
         return "missing_term", f"lacks one half of the product rule in {_where(call)}: both factors depend on it"
     return "missing_term", f"lacks what comes back through np.{call.name} in {_where(call)}"
+
+
+def _is_input(array: Array, calls: list[Call]) -> bool:
+    """Whether an earlier call reads the same array, in whatever shape: it has another use."""
+    return bool(array.ndim) and any(
+        array.size == other.size and np.array_equal(array.reshape(-1), other.reshape(-1))
+        for call in calls
+        for other in call.inputs
+    )
 
 
 def _where(call: Call) -> str:
