@@ -301,3 +301,44 @@ def test_a_mistake_as_a_process(tmp_path):
     assert ended.stderr.startswith("minissl: ")
     assert ended.stderr.count("\n") == 1
     assert os.listdir(tmp_path) == []
+
+
+# exercises, figures, random cases
+
+
+def test_exercises_from_start_to_grade(here, capsys):
+    assert main(["exercise", "start", "softmax"]) == 0
+    assert main(["exercise", "check"]) == 1
+    assert "not done yet" in capsys.readouterr().out
+    assert main(["exercise", "hint"]) == 0
+    assert main(["exercise", "solution"]) == 1
+    assert main(["exercise", "reset"]) == 0
+    capsys.readouterr()
+    assert main(["exercise", "list"]) == 0
+    assert "0 of 18 passed" in capsys.readouterr().out
+    assert main(["exercise", "grade", "minissl-exercises"]) == 0
+    capsys.readouterr()
+    assert "did you mean softmax?" in refused(capsys, "exercise", "start", "sotfmax")
+    assert "no such folder" in refused(capsys, "exercise", "grade", "nowhere")
+    assert refused(capsys, "exercise", "polish")
+
+
+def test_notebooks_for_nbgrader(here, capsys):
+    assert main(["exercise", "notebooks", "course"]) == 0
+    assert len(list((here / "course").rglob("*.ipynb"))) == 18
+    assert capsys.readouterr().out.count(".ipynb") == 18
+
+
+def test_figures_by_name(here, capsys):
+    assert main(["figures", "--list"]) == 0
+    assert "lesson-3-projection" in capsys.readouterr().out
+    assert main(["figures", "lesson-2-gradient", "--out", "pictures"]) == 0
+    assert [path.name for path in (here / "pictures").iterdir()] == ["lesson-2-gradient.png"]
+    capsys.readouterr()
+    assert "there are: lesson-1" in refused(capsys, "figures", "lesson-9")
+
+
+def test_random_cases(capsys):
+    assert main(["gradcheck", "--random", "16"]) == 0
+    assert "16 random cases, 0 false alarms" in capsys.readouterr().out
+    assert "expected 1 or more" in refused(capsys, "gradcheck", "--random", "-1")

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from minissl.errors import InputError
 from minissl.gradcheck import Report, check, check_model, op_cases
 from minissl.gradcheck.random_cases import random_cases
 from minissl.kernels import twins
@@ -46,6 +47,8 @@ def check_random(count: int, seed: int, say: Callable[[str], None]) -> bool:
 
     began = time.perf_counter()
     alarms = 0
+    if count < 1:
+        raise InputError(f"--random {count}: expected 1 or more")
     for case in tqdm(random_cases(count, seed), total=count, unit="case", mininterval=0.5, dynamic_ncols=True):
         report = check(case.forward, case.backward, case.inputs, reference=case.forward)
         if not report.ok:
