@@ -104,6 +104,18 @@ def _exercise(a: argparse.Namespace) -> int:
     return int(getattr(commands, a.action)(a.name, a.folder, say))
 
 
+def _museum(a: argparse.Namespace) -> int:
+    from minissl.museum import commands
+
+    if a.action == "list":
+        return commands.list_exhibits(print)
+    if a.action == "check":
+        return commands.check(print)
+    if a.action == "show":
+        return commands.show(a.name, print)
+    return commands.race(a.name, Path(a.out), print, a.steps, a.seed)
+
+
 def _figures(a: argparse.Namespace) -> int:
     from minissl.recipes.figures import listing, rebuild
 
@@ -183,6 +195,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_exercise_actions(p)
 
     p = command(
+        "museum", _museum, "Wrong implementations: shown, caught, raced.", "minissl museum race attention-mask-inverted"
+    )
+    _add_museum_actions(p)
+
+    p = command(
         "gradcheck", _gradcheck, "Check every op's and the whole model's gradients.", "minissl gradcheck --random 1000"
     )
     p.add_argument("--random", type=int, default=0, metavar="N", help="check N random cases of the ops instead")
@@ -204,6 +221,28 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="figures", help="the folder to write to (default: figures)")
     p.add_argument("--list", action="store_true", default=False, help="name every figure and what it shows")
     return parser
+
+
+MUSEUM_ACTIONS = {
+    "list": "Name every exhibit, with what is wrong.",
+    "show": "Tell an exhibit's story: the diff, what training shows, what the checker says.",
+    "race": "Train an exhibit beside the right one and draw both curves.",
+    "check": "Let the checker look at every exhibit.",
+}
+
+
+def _add_museum_actions(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(title="actions", required=True, metavar="ACTION", dest="action")
+    for action, summary in MUSEUM_ACTIONS.items():
+        name = " layer-norm-gain-outside" if action in ("show", "race") else ""
+        example = f"example: minissl museum {action}{name}"
+        p = actions.add_parser(action, help=summary, description=summary, epilog=example)
+        if name:
+            p.add_argument("name", help="the exhibit's name, from `minissl museum list`")
+        if action == "race":
+            p.add_argument("--out", default="runs/museum", help="where the picture goes (default: runs/museum)")
+            p.add_argument("--steps", type=int, help="updates to make on each side (default: the exhibit's own)")
+            p.add_argument("--seed", type=int, default=0, help="fixes everything that is random (default 0)")
 
 
 EXERCISE_ACTIONS = {

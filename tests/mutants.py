@@ -7,12 +7,11 @@ those. A wrong forward whose backward belongs to it (`forward_differs`), a lost 
 To add one, add a line. `old` must occur exactly once in the named function.
 """
 
-import inspect
-import sys
 from types import SimpleNamespace
 from typing import NamedTuple
 
 from minissl import ops
+from minissl.museum.exhibit import Slip, wrong_module
 
 LEFT_TO_VALUE_TESTS = ("forward_differs", "precision", "bad_input", "nonsmooth")
 
@@ -30,16 +29,10 @@ class Mutant(NamedTuple):
 def mutated_pair(mutant: Mutant) -> SimpleNamespace:
     """Compile the op's module with the slip in it, and return the op's pair (for `erf` the function itself)."""
     entry = getattr(ops, mutant.op if mutant.op == "erf" else f"{mutant.op}_forward")
-    module = sys.modules[entry.__module__]
-    function = inspect.getsource(vars(module)[mutant.function])
-    found = function.count(mutant.old)
-    assert found == 1, f"{mutant.name}: {mutant.old!r} occurs {found} times in {mutant.function}; has the op changed?"
-    source = inspect.getsource(module).replace(function, function.replace(mutant.old, mutant.new))
-    namespace = {"__name__": f"mutant_{mutant.name}"}
-    exec(compile(source, f"<{mutant.name}>", "exec"), namespace)
+    functions = wrong_module([Slip(f"{entry.__module__}.{mutant.function}", mutant.old, mutant.new)])
     if mutant.op == "erf":
-        return namespace["erf"]
-    return SimpleNamespace(forward=namespace[f"{mutant.op}_forward"], backward=namespace[f"{mutant.op}_backward"])
+        return functions["erf"]
+    return SimpleNamespace(forward=functions[f"{mutant.op}_forward"], backward=functions[f"{mutant.op}_backward"])
 
 
 # fmt: off

@@ -28,6 +28,7 @@ from minissl.gradcheck.numerical import incorrect
 from minissl.gradcheck.positions import excluded_get_gradient, misses_one_entry_a_row, repeats_are_lost
 from minissl.gradcheck.report import ArgumentReport, Finding
 from minissl.gradcheck.whole import (
+    is_exchanged,
     is_multiple,
     is_of_another,
     is_shifted,
@@ -46,7 +47,7 @@ HYPOTHESES: list[Callable[[Evidence], Finding | None]] = [
     lacks_upstream,
     is_multiple,
     is_transposed,
-    is_of_another,
+    is_exchanged,
     is_shifted,
     repeats_are_lost,
     excluded_get_gradient,
@@ -62,6 +63,7 @@ HYPOTHESES: list[Callable[[Evidence], Finding | None]] = [
     keeps_one_output,
     loses_a_use,
     makes_one_slip,
+    is_of_another,
     right_at_neutral_values,
 ]
 

@@ -104,6 +104,8 @@ def misses_one_entry_a_row(e: Evidence) -> Finding | None:
                 continue
             if ids.shape == e.x.shape[:-1] and e.x.ndim > 1:
                 named = (np.arange(classes) == ids[..., None]) & (ids >= 0)[..., None]
+            elif _is_looked_up(e):
+                continue
             else:
                 one = np.isin(np.arange(classes), ids).reshape(-1, *(1,) * (e.x.ndim - 1 - axis))
                 named = np.broadcast_to(one, e.x.shape)

@@ -91,12 +91,21 @@ def permuted(got: Array, expected: Array, e: Evidence) -> tuple[str, tuple[int, 
     return None
 
 
+def is_exchanged(e: Evidence) -> Finding | None:
+    """It is the gradient of another argument, which is wrong as well."""
+    for name, right in e.rights.items():
+        if name != e.name and right.size > 1 and e.same(e.got, right) and not e.same(e.gots[name], right):
+            said = f"is the gradient of {name}: are the two returned in the wrong order, or multiplied the wrong way?"
+            return e.finding("incorrect", said, gradient_of=name)
+    return None
+
+
 def is_of_another(e: Evidence) -> Finding | None:
-    """It is the gradient of another argument."""
+    """It is the gradient of another argument, which is right itself."""
     for name, right in e.rights.items():
         if name == e.name or right.size < 2 or not e.same(e.got, right):
             continue
-        if e.dy is not None and e.same(e.gots[name], right) and e.same(right, _summed_to(e.dy, right.shape)):
+        if e.dy is not None and e.same(right, _summed_to(e.dy, right.shape)):
             said = f"is that of {name}, a plain sum of dy: what {e.name} was multiplied with is left out"
             return e.finding("missing_factor", said, factor=None)
         said = f"is the gradient of {name}: are the two returned in the wrong order, or multiplied the wrong way?"

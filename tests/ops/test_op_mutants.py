@@ -1,4 +1,4 @@
-"""The tests of the ops, tested: every wrong op of `tests/mutants.py` must fail the tests of its op."""
+"""The tests of the ops, tested: every wrong op of `tests/mutants.py` and of the museum must fail them."""
 
 import importlib.util
 import inspect
@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from minissl.gradcheck import check, op_cases
+from minissl.museum import EXHIBITS
 
 HERE = Path(__file__).parent
 
@@ -76,7 +77,7 @@ def test_every_op_has_every_family():
 
 
 def test_a_mutant_whose_text_is_gone_is_an_error():
-    with pytest.raises(AssertionError, match="has the op changed"):
+    with pytest.raises(ValueError, match="has the code changed"):
         mutants.mutated_pair(mutants.MUTANTS[0]._replace(old="what no op says"))
 
 
@@ -87,3 +88,12 @@ def test_mutant_is_caught(mutant):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a mutant may overflow before its values are looked at
         assert caught(mutant, pair), f"{mutant.name} survives: {mutant.description}"
+
+
+@pytest.mark.parametrize("exhibit", [e for e in EXHIBITS if e.op], ids=lambda exhibit: exhibit.name)
+def test_exhibit_is_caught(exhibit):
+    pair = exhibit.build()
+    caught = caught_by_gradient_check if exhibit.is_gradient_bug else caught_by_value_tests
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert caught(exhibit, pair), f"{exhibit.name} survives: {exhibit.story}"

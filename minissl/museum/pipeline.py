@@ -1,0 +1,177 @@
+"""Wrong steps around a model: what is hidden and asked, tokens, pairs, the optimiser, the step over shares."""
+
+from minissl.museum.attention import DROP
+from minissl.museum.exhibit import Exhibit, Slip
+from minissl.museum.modules import PAIRS
+
+MASKING = "minissl.pretext.mlm.mask_tokens"
+MAKE_PAIRS = "minissl.pretext.nsp.make_pairs"
+LAYOUT = "minissl.pretext.nsp._layout"
+TOKENIZER = "minissl.text.tokenizer.BertTokenizer"
+WORDS = "minissl.text.wordpiece.split_words"
+MATCH = "minissl.text.wordpiece.longest_match"
+ADAMW = "minissl.training.adamw.adamw_update"
+SCHEDULE = "minissl.training.schedule.warmup_linear"
+TRAINER = "minissl.training.trainer.Trainer"
+COLLECT = "minissl.nn.module.Grads.collect"
+TEXT = {"task": "text"}
+KIND = "pipeline"
+
+# fmt: off
+EXHIBITS = (
+    # ---- masked language modelling
+    Exhibit("mlm-not-hidden", MASKING,
+            "np.where(chosen, hidden, ids).astype(np.int64)", "ids.astype(np.int64)", KIND,
+            "the masked copy is made, and the model is given the original",
+            "Its own loss goes to 0.01, below the exact floor of 2.42: it copies. In truth 6.32 nats."),
+    Exhibit("mlm-labels-after-masking", MASKING,
+            "np.where(chosen, ids.astype(np.int64), IGNORE)", "np.where(chosen, hidden.astype(np.int64), IGNORE)", KIND,
+            "masked in place, then copied: the labels are what the model sees",
+            "Its own loss goes to 0.01, below the exact floor of 2.42: it answers [MASK]. In truth 11.3 nats."),
+    Exhibit("mlm-labels-everywhere", MASKING,
+            "np.where(chosen, ids.astype(np.int64), IGNORE)", "ids.astype(np.int64)", KIND,
+            "every position is asked about, though six of seven stand there to be read off",
+            "Its own loss falls to 0.30, below the exact floor of 2.42; in truth 2.99 nats for 2.67."),
+    Exhibit("mlm-labels-inverted", MASKING,
+            "np.where(chosen, ids.astype(np.int64), IGNORE)", "np.where(chosen, IGNORE, ids.astype(np.int64))", KIND,
+            "asked about what was not hidden, silent about what was",
+            "Its own loss goes to 0.00, below the exact floor of 2.42: it copies. In truth 6.04 nats."),
+    Exhibit("mlm-special-tokens", MASKING, "axis=1) & maskable", "axis=1)", KIND,
+            "[CLS], [SEP] and padding are hidden and asked about too",
+            "Its own loss is 1.79, below the exact floor of 2.42: [SEP] is easy. In truth nothing is lost."),
+    Exhibit("mlm-mask-only", MASKING, "decision < MASKED, mask_id", "decision < 1, mask_id", KIND,
+            "always [MASK], never a random or the same word: a deployed model never meets [MASK]",
+            "Seems to work: 2.77 for 2.67 nats, because held-out words of the other 20 % are new to it."),
+    Exhibit("mlm-random-for-mask", MASKING, "decision < MASKED, mask_id", "decision < MASKED, random_ids", KIND,
+            "the two branches exchanged: random words where [MASK] belongs",
+            "Seems to work: 2.73 for 2.67 nats, though it never met [MASK]."),
+    Exhibit("mlm-rate-of-padding", MASKING,
+            "chosen_word = _choose_words(sizes, number_to_mask(maskable.sum(axis=1), rate), rng)",
+            "wanted = np.minimum(number_to_mask(np.full(len(ids), ids.shape[1]), rate), maskable.sum(axis=1))\n"
+            "    chosen_word = _choose_words(sizes, wanted, rng)", KIND,
+            "15 % of the padded length: the shorter a text, the more of it is hidden",
+            "Nothing shows: in this short run more questions help, 2.62 for 2.67 nats."),
+    Exhibit("mlm-reseeded", MASKING, "word, sizes = _words(maskable, starts)",
+            "rng = np.random.default_rng(0)\n    word, sizes = _words(maskable, starts)", KIND,
+            "a seed inside the function: every batch hides the same positions",
+            "Its own loss is the better one, 2.55 for 2.73 nats; held out it is worse, 2.76 for 2.67."),
+
+    # ---- next sentence prediction
+    Exhibit("nsp-negatives-follow", MAKE_PAIRS, "np.where(negative, partner, chunk)", "chunk", KIND,
+            "the second segment is always the true one, whatever the label says",
+            "Stays at chance, ln 2: there is nothing to learn.", setting=PAIRS),
+    Exhibit("nsp-labels-from-coins", MAKE_PAIRS,
+            "negative.astype(np.int64)", "rng.integers(0, 2, len(negative))", KIND,
+            "labels drawn apart from the pairs, as after shuffling one list and not the other",
+            "Stays at chance, ln 2: there is nothing to learn.", setting=PAIRS),
+    Exhibit("nsp-segments-all-zero", LAYOUT, "right + 1] = kind", "right + 1] = 0", KIND,
+            "token_type_ids are left at zero",
+            "Nothing shows, 0.03 for 0.05 nats: [SEP] tells the segments apart too.", setting=PAIRS),
+    Exhibit("nsp-shorter-negatives", MAKE_PAIRS,
+            "length_b = np.minimum(length_b[chunk], length_b[partner])",
+            "length_b = np.minimum(length_b[chunk], length_b[partner])\n"
+            "    length_b = np.where(negative, np.maximum(length_b // 2, 1), length_b)", KIND,
+            "negatives are cut another way than positives: the length alone tells the label",
+            "Its own loss goes to 0.01: it measures B and reads nothing. Where lengths are equal: 3.32 nats.",
+            setting=PAIRS),
+    Exhibit("nsp-mask-off-by-one", LAYOUT, "np.arange(seq_len) < used[:, None]", "np.arange(seq_len) <= used[:, None]",
+            KIND, "one place of padding counts as text",
+            "Nothing shows: 0.02 for 0.05 nats.", setting=PAIRS),
+
+    # ---- tokens
+    Exhibit("tokenizer-shortest-match", MATCH, "range(len(word), start, -1)", "range(start + 1, len(word) + 1)", KIND,
+            "the search for the longest piece runs the wrong way and ends at the shortest",
+            "Its own loss is the better one, 0.70 nats: syllables are easy. By the words' ids it knows nothing.",
+            setting=TEXT),
+    Exhibit("tokenizer-keeps-capitals", WORDS, "if lowercase:", "if False:", KIND,
+            "an uncased vocabulary and cased text: every word with a capital is [UNK]",
+            "Its own loss is the better one, 2.54 for 2.71: [UNK] is easy. In truth 2.95 nats for 2.66.", setting=TEXT),
+    Exhibit("tokenizer-padding-visible", f"{TOKENIZER}.__call__",
+            "fillers[\"attention_mask\"] = 0", "fillers[\"attention_mask\"] = 1", KIND,
+            "padding gets attention_mask 1: it is attended to like a word",
+            "Nothing shows: 2.68 for 2.66 nats.", setting=TEXT),
+
+    # ---- the optimiser and the learning rate
+    Exhibit("adamw-decay-in-gradient", ADAMW,
+            "shrink = 1 - lr * s.weight_decay if decay else 1.0", "shrink = 1.0", KIND,
+            "Adam with L2: the decay goes through the moments, and is divided by the gradient's size",
+            "Stops at 3.41 nats for 2.67: weights with small gradients are pulled to 0 at full speed.",
+            more=(Slip(ADAMW, "t = scratch[: w.size]",
+                       "t = scratch[: w.size]\n        g = g + s.weight_decay / scale * w * decay"),)),
+    Exhibit("adamw-decay-without-rate", ADAMW,
+            "1 - lr * s.weight_decay if decay", "1 - s.weight_decay if decay", KIND,
+            "the decay is not multiplied by the learning rate: 1 % of every weight is lost at every step",
+            "Falls to 3.08, then climbs to 3.67 nats as the learning rate falls and the decay does not."),
+    Exhibit("adamw-half-corrected", ADAMW, "1 - s.beta2**step if s.bias_correction else 1.0", "1.0", KIND,
+            "only the mean's bias is corrected, the square's is not: first steps up to √1000 times too large",
+            "The first steps are far too long: stuck at guessing by word frequency (3.75 nats)."),
+    Exhibit("adamw-step-from-zero", ADAMW,
+            "1 - s.beta1**step if", "1 - s.beta1 ** (step - 1) if", KIND,
+            "the step is counted from 0: the first correction divides by 0",
+            "Stops at the first step: a division by zero, or NaN where the language has no such error."),
+    Exhibit("adamw-betas-exchanged", ADAMW, "m *= s.beta1", "m *= s.beta2", KIND,
+            "the mean decays at the square's rate and grows a hundred times too large",
+            "Stuck at guessing by word frequency (3.75 nats): every step is a hundred times too long."),
+    Exhibit("adamw-eps-in-root", ADAMW, "xp.sqrt(v, out=t)", "xp.sqrt(v + s.eps, out=t)", KIND,
+            "eps added to v, not to √v: 1e-6 becomes 1e-3, far above most gradients",
+            "Seems to work: 2.75 for 2.67 nats; it looks like a learning rate that is too low."),
+    Exhibit("adamw-no-root", ADAMW, "xp.sqrt(v, out=t)", "t[...] = v", KIND,
+            "divided by v, not by √v: the smaller a gradient, the larger its step",
+            "Leaps to 13 nats, comes back to guessing by word frequency and stays."),
+    Exhibit("decay-on-biases", f"{TRAINER}.__init__", "[(slice(edge, size), False)]", "[(slice(edge, size), True)]",
+            KIND, "weight decay pulls gains to 0, where 1 is the neutral value",
+            "Nothing shows in a short run: 2.67 for 2.67 nats."),
+    Exhibit("schedule-no-warmup", SCHEDULE, "return step / warmup", "return 1.0", KIND,
+            "the learning rate begins at its peak",
+            "Nothing shows at this size: 2.69 for 2.67 nats."),
+    Exhibit("schedule-never-falls", SCHEDULE, "return (steps + 1 - step) / (steps + 1 - warmup)", "return 1.0", KIND,
+            "the learning rate stays at its peak to the end",
+            "Seems to work: 2.72 for 2.67 nats; the end of the descent is missing."),
+    Exhibit("schedule-integer-division", SCHEDULE, "return step / warmup", "return step // warmup", KIND,
+            "`//` for `/`: the learning rate is 0 until the warm-up ends",
+            "A flat start, then all is well: 2.69 for 2.67 nats."),
+    Exhibit("clipping-always-scales", f"{TRAINER}._update",
+            "min(1.0, o.clip_norm / (norm + 1e-6))", "o.clip_norm / (norm + 1e-6)", KIND,
+            "small gradients are scaled up to the limit",
+            "Nothing shows: AdamW divides the factor out again."),
+    Exhibit("clipping-wrong-way", f"{TRAINER}._update",
+            "min(1.0, o.clip_norm / (norm + 1e-6))", "max(1.0, o.clip_norm / (norm + 1e-6))", KIND,
+            "max for min: large gradients pass and small ones grow",
+            "Nothing shows: 2.65 for 2.67 nats."),
+
+    # ---- the step over shares
+    Exhibit("gradients-never-zeroed", COLLECT, "self._written.clear()", "pass", KIND,
+            "each step adds to the gradient of all steps before it",
+            "Falls to 4.08 nats in 20 steps, climbs again, and never gets below guessing by word frequency."),
+    Exhibit("accumulation-keeps-last", f"{TRAINER}._losses_and_gradient",
+            "enumerate(micro_batches)", "enumerate(micro_batches[-1:])", KIND,
+            "of several micro-batches only the last gives its gradient",
+            "Its own loss is half of the true one, below the exact floor; in truth 2.65 nats for 2.57.",
+            setting={"accumulate": 2}),
+    Exhibit("accumulation-own-count", f"{TRAINER}._losses_and_gradient",
+            "self._run_shares(batch, counts, micro)", "self._run_shares(batch, self.model.counts(batch), micro)", KIND,
+            "each micro-batch divides by its own count: a sum of means, not the mean",
+            "Its own loss is twice the true one; AdamW hides what the gradient has too much: 2.57 for 2.57 nats.",
+            setting={"accumulate": 2}),
+    Exhibit("workers-own-count", f"{TRAINER}._run_shares",
+            "losses_and_backward(shares[i], counts,", "losses_and_backward(shares[i], self.model.counts(shares[i]),",
+            KIND, "each worker divides its share by the share's own count",
+            "Its own loss is twice the true one; AdamW hides what the gradient has too much: 2.67 for 2.67 nats.",
+            setting={"threads": 2}),
+    Exhibit("workers-share-lost", f"{TRAINER}._sum_shares", "for other in rest:", "for other in rest[1:]:", KIND,
+            "the sum begins one share too late",
+            "Seems to work: 2.79 for 2.67 nats; half of every batch is thrown away.", setting={"threads": 2}),
+    Exhibit("workers-frozen-dropout", f"{TRAINER}._run_shares",
+            "[self.options.seed, self.step, micro, i]", "[self.options.seed, micro, i]", KIND,
+            "seeded anew in every step: the same units are dropped for the whole run",
+            "Nothing shows: 2.69 for 2.70 nats at 10 % dropout.", setting=DROP),
+    Exhibit("resume-forgets-moments", f"{TRAINER}.load_state",
+            "mine[...] = state[name]", "mine[...] = state[name] if name == \"weights\" else 0", KIND,
+            "a resumed run has the weights and begins with empty moments",
+            "Nothing shows: 2.65 for 2.67 nats.", setting={"resume": True}),
+    Exhibit("resume-forgets-step", f"{TRAINER}.load_state", "self.step = step", "self.step = 0", KIND,
+            "a resumed run counts from 0: another warm-up, and corrections for moments that are full",
+            "Nothing shows, 2.69 for 2.67 nats, but the learning rate never gets to the end of its descent.",
+            setting={"resume": True}),
+)
+# fmt: on
