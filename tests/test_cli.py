@@ -342,3 +342,20 @@ def test_random_cases(capsys):
     assert main(["gradcheck", "--random", "16"]) == 0
     assert "16 random cases, 0 false alarms" in capsys.readouterr().out
     assert "expected 1 or more" in refused(capsys, "gradcheck", "--random", "-1")
+
+
+# the museum
+
+
+def test_the_museum(here, capsys):
+    assert main(["museum", "list"]) == 0
+    assert "layer-norm-gain-outside" in capsys.readouterr().out
+    assert main(["museum", "show", "layer-norm-gain-outside"]) == 0
+    shown = capsys.readouterr().out
+    assert "+    dx = gain * inv_std" in shown
+    assert "missing_factor" in shown
+    assert main(["museum", "race", "linear-bias-mean", "--steps", "2", "--out", "race"]) == 0
+    assert (here / "race" / "linear-bias-mean.png").exists()
+    capsys.readouterr()
+    assert "did you mean" in refused(capsys, "museum", "show", "layer-norm-gain-outsid")
+    assert "--steps 0" in refused(capsys, "museum", "race", "linear-bias-mean", "--steps", "0")
