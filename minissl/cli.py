@@ -69,7 +69,7 @@ def _fill(a: argparse.Namespace) -> int:
 def _gradcheck(a: argparse.Namespace) -> int:
     from minissl.recipes.gradcheck import check_all, check_random
 
-    return 0 if (check_random(a.random, a.seed, print) if a.random else check_all(print)) else 1
+    return 0 if (check_all(print) if a.random is None else check_random(a.random, a.seed, print)) else 1
 
 
 def _info(a: argparse.Namespace) -> int:
@@ -202,7 +202,7 @@ def _parser() -> argparse.ArgumentParser:
     p = command(
         "gradcheck", _gradcheck, "Check every op's and the whole model's gradients.", "minissl gradcheck --random 1000"
     )
-    p.add_argument("--random", type=int, default=0, metavar="N", help="check N random cases of the ops instead")
+    p.add_argument("--random", type=int, default=None, metavar="N", help="check N random cases of the ops instead")
     p.add_argument("--seed", type=int, default=0, help="draws the random cases (default 0)")
     command("info", _info, "Show versions, BLAS and its threads, and the GPU or why there is none.", "minissl info")
 

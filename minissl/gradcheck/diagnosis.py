@@ -107,7 +107,7 @@ def diagnose_shape(record: ArgumentReport, got: Array, expected: Array, e: Evide
     for axes in subsets(got.ndim):
         summed = got.sum(axis=axes)
         factor = e.multiple(summed.reshape(-1), expected.reshape(-1)) if summed.size == expected.size else None
-        if factor is not None and _keeps_order(summed.shape, shape):
+        if factor is not None and _keeps_order(summed.shape, shape) and any(got.shape[a] > 1 for a in axes):
             times = "" if abs(factor - 1) <= e.alike else f" (and divided by {factor:.6g})"
             said = f"the gradient of {name} is right once it is summed over axis {listed(list(axes))}{times}: "
             said += f"{name} was broadcast over it, and what is copied forward is summed backward"
@@ -125,14 +125,22 @@ def diagnose_shape(record: ArgumentReport, got: Array, expected: Array, e: Evide
     for other, right in e.rights.items():
         if other != name and e.same(got, right):
             return [wrong_shape(f": it is the gradient of {other}; are they returned in the wrong order?")]
-    hint = ""
+    return [shape_alone(record, got)]
+
+
+def shape_alone(record: ArgumentReport, got: Array) -> Finding:
+    """Say what the two shapes alone suggest."""
+    name, shape = record.name, record.shape
     if sorted(got.shape) == sorted(shape):
-        hint = ": the axes look swapped"
-    elif got.ndim > len(shape) or got.size > math.prod(shape):
-        hint = ": is a sum over a broadcast axis missing?"
-    elif got.size < math.prod(shape):
-        hint = ": is it summed over an axis too many, or taken from another argument?"
-    return [wrong_shape(hint)]
+        hint = "the axes look swapped"
+    elif got.size == math.prod(shape):
+        hint = "there are as many numbers: is a reshape, or a merge of axes, left out?"
+    elif got.size > math.prod(shape):
+        hint = "is a sum over a broadcast axis missing?"
+    else:
+        hint = "is it summed over an axis too many, or taken from another argument?"
+    message = f"the gradient of {name} has shape {got.shape}; {name} has {shape}: {hint}"
+    return Finding("wrong_shape", name, None, message, {"got": got.shape, "expected": shape})
 
 
 def _keeps_order(a: tuple[int, ...], b: tuple[int, ...]) -> bool:

@@ -111,7 +111,7 @@ def right_with(e: Evidence, changes: dict[str, Any]) -> bool:
     if e.lab is None or e.dy is None:
         return False
     lab = Experiment(e.lab.forward, e.lab.backward, {**e.lab.values, **changes})
-    rng = np.random.default_rng(5)
+    rng = np.random.default_rng(31_610)
     try:
         with np.errstate(all="ignore"):
             got = lab.gradients(e.dy)[e.name]

@@ -149,7 +149,10 @@ def _arrays_in(value: Any, path: str, depth: int) -> Iterator[tuple[str, Array]]
 
 def fresh(inputs: dict[str, Any]) -> dict[str, Any]:
     """Copy the inputs; floating-point arrays become float64."""
-    return {name: _fresh(value) for name, value in inputs.items()}
+    try:
+        return {name: _fresh(value) for name, value in inputs.items()}
+    except TypeError as error:  # a generator, a file: what cannot be copied cannot be given twice
+        raise InputError(f"check: an input cannot be copied ({error}); give arrays, numbers and Generators") from None
 
 
 def _fresh(value: Any) -> Any:
@@ -173,7 +176,10 @@ def pair_of(returned: Any) -> tuple[Array, Any]:
         )
     y = np.asarray(returned[0])
     if y.dtype.kind != "f":
-        raise InputError(f"forward returned a y of dtype {y.dtype}, expected floating point; is the order (y, cache)?")
+        raise InputError(
+            f"forward returned a y of dtype {y.dtype}, expected floating point; are the inputs integers "
+            "(np.arange(3.0) are not), or is the order (y, cache)?"
+        )
     return y, returned[1]
 
 
@@ -186,12 +192,12 @@ def as_arrays(returned: Any, names: list[str]) -> dict[str, Array]:
     if len(gradients) != len(names):
         raise InputError(
             f"backward returned {len(gradients)} gradients, expected {len(names)} ({', '.join(names) or 'none'}): "
-            "one for each floating-point array, in order; integers, booleans and scalars get none"
+            "one for each floating-point array, in order; integers, booleans and plain numbers get none"
         )
     for name, gradient in zip(names, gradients, strict=True):
         if not (isinstance(gradient, (np.generic, float)) or hasattr(gradient, "__array__")):
             raise InputError(f"backward returned {type(gradient).__name__} for {name}, expected an array of its shape")
-        if np.asarray(gradient).dtype.kind not in "fiub":
+        if np.asarray(gradient).dtype.kind not in "fiu":
             raise InputError(
                 f"backward returned an array of dtype {np.asarray(gradient).dtype} for {name}, expected numbers"
             )

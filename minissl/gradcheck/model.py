@@ -14,7 +14,7 @@ import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
-from minissl.gradcheck.check import check_pair
+from minissl.gradcheck.check import check_pair, require_names
 from minissl.gradcheck.diagnosis import diagnose, diagnose_sample, diagnose_shape
 from minissl.gradcheck.evidence import Evidence
 from minissl.gradcheck.experiment import MOST_ENTRIES, PATIENCE_S, as_arrays, differentiable, fresh
@@ -36,7 +36,9 @@ def check_module(module: Any, inputs: dict[str, Any], *, seed: int = 0, toleranc
 
     Raises InputError for a module that is not in float64, or that returns what `check` refuses.
     """
+    _require(module, "check_module", "forward", "backward", "named_parameters")
     params = _parameters(module)
+    require_names("forward", module.forward, inputs)
     latest: dict[str, Any] = {}
 
     def forward(**values: Array) -> Any:
@@ -84,12 +86,15 @@ def check_model(
 
     Each parameter is tried at single entries (half of them where its gradient is largest) and along random directions.
     Parameters are drawn anew as `random_values` says (`randomise=False`: taken as they are), and put back.
-    A name in `grads` beyond `model.named_parameters()` is a tied parameter's second name: same gradient.
+    A name in `grads` beyond `model.named_parameters()` is a tied parameter's second name: same gradient. Entries that
+    `model.untrained()` names (parameter: boolean mask) get no gradient by design, and are left out.
 
     Raises InputError for a model that is not in float64 and for a parameter without a gradient.
     """
+    _require(model, "check_model", "loss_and_grads", "named_parameters")
     rng = np.random.default_rng(seed)
     params = _parameters(model)
+    require_names("loss_and_grads", model.loss_and_grads, inputs)
     with _own_values_restored(params):
         if randomise:
             _randomise(params, rng)
@@ -104,8 +109,13 @@ def check_model(
             return np.asarray(model.loss_and_grads(**fresh(inputs))[0])
 
         probes = {}
+        untrained = model.untrained() if hasattr(model, "untrained") else {}
         for name, param in params.items():
-            where = choose_probes(param.data, gradients[name], entries, directions, rng)
+            chosen, along = choose_probes(param.data, gradients[name], entries, directions, rng)
+            if name in untrained:
+                chosen = chosen[~untrained[name].reshape(-1)[chosen]]
+                along = [np.where(untrained[name], 0, u) for u in along]
+            where = chosen, along
             probes[name] = probe(loss_now, np.ones(()), param.data, gradients[name], *where)
 
         def follow(param: Any, value: Any) -> Any:
@@ -195,14 +205,24 @@ def random_values(data: Array, rng: np.random.Generator) -> Array:
     return np.asarray(rng.uniform(centre - 0.5, centre + 0.5, data.shape))
 
 
+def _require(owner: Any, what: str, *methods: str) -> None:
+    for method in methods:
+        if isinstance(owner, type) or not callable(getattr(owner, method, None)):
+            given = owner.__name__ + " itself, a class" if isinstance(owner, type) else type(owner).__name__
+            raise InputError(f"{what}: given {given}, expected an object with {', '.join(methods)}")
+
+
 def _parameters(owner: Any) -> dict[str, Any]:
     """Name every parameter; a tied one has its first name only."""
     named: dict[str, Any] = {}
-    for name, param in owner.named_parameters():
-        if param.data.dtype != np.float64:
-            raise InputError(
-                f'{name} is {param.data.dtype}; a gradient check needs float64: call model.astype("float64") first'
-            )
+    try:
+        listed = [(str(name), param) for name, param in owner.named_parameters()]
+        data = [param.data.dtype for _, param in listed]
+    except (TypeError, ValueError, AttributeError) as error:
+        raise InputError(f"named_parameters must yield pairs (name, parameter with .data): {error}") from None
+    for (name, param), dtype in zip(listed, data, strict=True):
+        if dtype != np.float64:
+            raise InputError(f'{name} is {dtype}; a gradient check needs float64: call model.astype("float64") first')
         if not any(param is other for other in named.values()):
             named[name] = param
     return named

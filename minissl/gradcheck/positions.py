@@ -27,7 +27,12 @@ def repeats_are_lost(e: Evidence) -> Finding | None:
             continue
         if set(wrong) <= set(rows[counts > 1]):
             what = f"the rows that {name} holds more than once"
-        elif set(wrong) <= set(rows) and _is_looked_up(e) and np.delete(expected, rows[rows >= 0], axis=0).any():
+        elif (
+            set(wrong) <= set(rows)
+            and _is_looked_up(e)
+            and _keeps_one_use(e, rows)
+            and np.delete(expected, rows[rows >= 0], axis=0).any()
+        ):
             what = f"the rows that {name} looks up, which also have another use"
         else:
             continue
@@ -37,6 +42,19 @@ def repeats_are_lost(e: Evidence) -> Finding | None:
         )
         return e.finding("accumulation", said, rows=wrong.tolist())
     return None
+
+
+def _keeps_one_use(e: Evidence, rows: Array) -> bool:
+    """Whether the rows that are looked up hold what one use of the table gives, seen along directions."""
+    if e.uses is None:
+        return True
+    rng = np.random.default_rng(31_612)
+    directions = [rng.standard_normal(e.x.shape) for _ in range(3)]
+    looked_up = np.zeros(e.x.shape)
+    looked_up[rows] = 1
+    parts = np.array([e.uses(u * looked_up) for u in directions])
+    got = np.array([(e.got * u * looked_up).sum() for u in directions])
+    return parts.ndim == 2 and any(e.same(part, got) for part in parts.T)
 
 
 def _is_looked_up(e: Evidence) -> bool:

@@ -11,6 +11,8 @@ import numpy as np
 
 from minissl.gradcheck.report import Finding
 
+DEEPEST = 100  # what is nested more deeply is not looked at
+
 
 @contextmanager
 def unchanged(who: str, watched: dict[str, Any], findings: list[Finding]) -> Iterator[None]:
@@ -30,15 +32,15 @@ def fingerprint(value: Any, name: str) -> dict[str, bytes]:
     return dict(_arrays(value, name, set()))
 
 
-def _arrays(value: Any, path: str, seen: set[int]) -> Iterator[tuple[str, bytes]]:
+def _arrays(value: Any, path: str, seen: set[int], depth: int = 0) -> Iterator[tuple[str, bytes]]:
     if isinstance(value, (np.ndarray, np.generic)):
         yield path, f"{value.shape} {value.dtype}".encode() + value.tobytes()
         return
-    if isinstance(value, (type, types.ModuleType)) or id(value) in seen:
+    if isinstance(value, (type, types.ModuleType)) or id(value) in seen or depth > DEEPEST:
         return
     seen.add(id(value))  # an object may refer back to its owner
     for child_path, child in _children(value, path):
-        yield from _arrays(child, child_path, seen)
+        yield from _arrays(child, child_path, seen, depth + 1)
 
 
 def _children(value: Any, path: str) -> list[tuple[str, Any]]:

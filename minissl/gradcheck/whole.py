@@ -25,7 +25,7 @@ def should_be_zero(e: Evidence) -> Finding | None:
     largest = max((float(np.abs(right).max(initial=0)) for right in e.rights.values()), default=0.0)
     if not largest or np.abs(e.expected).max(initial=0) > 1e-8 * largest:
         return None
-    said = f"should be zero, because y does not change with {e.name}; it is {e.record.got:.3g} at {e.record.index}"
+    said = f"should be zero, because y does not change with {e.name}; it is up to {np.abs(e.got).max():.3g}"
     return e.finding("incorrect", said, got=e.record.got, expected=0.0)
 
 
@@ -57,6 +57,8 @@ def is_multiple(e: Evidence) -> Finding | None:
         return None
     if abs(factor + 1) <= e.alike:
         return e.finding("sign", "is right but for its sign: a minus is lost or one too many")
+    if abs(factor - 1) <= 1e-4:
+        return e.finding("scale", f"is off by a factor of 1 {factor - 1:+.2g} everywhere", factor=factor, reasons=[])
     reasons = explain_factor(factor, e.values, e.y, e.dy)
     sign = " and its sign is wrong" if factor < 0 else ""
     probably = f" (that is {' or '.join(reasons)})" if reasons else ""
@@ -67,6 +69,11 @@ def is_multiple(e: Evidence) -> Finding | None:
 def is_transposed(e: Evidence) -> Finding | None:
     """Right after a permutation of axes that leaves the shape as it is."""
     said = permuted(e.got, e.expected, e)
+    if said is None and e.y is not None and e.y.size == e.x.size:
+        for p in itertools.permutations(range(e.y.ndim)):
+            in_the_layout_of_y = e.expected.reshape([e.y.shape[a] for a in p]).transpose(np.argsort(p))
+            if e.same(e.got, in_the_layout_of_y.reshape(e.x.shape)):
+                said = "holds the right numbers in the wrong order: a reshape where axes must be swapped first?", p
     return None if said is None else e.finding("transposed", said[0], axes=said[1])
 
 

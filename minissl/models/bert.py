@@ -309,6 +309,12 @@ class BertForPreTraining(PreTrainedModel):
             dhidden[:, 0] += self.bert.pooler.backward(dpooled, pooler, grads)
         self.bert.backward(dhidden, bert_cache, grads)
 
+    def untrained(self) -> dict[str, Array]:
+        """Name the entries that get no gradient, by design: the padding row's, as in Hugging Face."""
+        rows = np.zeros(self.decoder.shape, bool)
+        rows[self.config.pad_token_id] = True
+        return {"bert.embeddings.word_embeddings.weight": rows}
+
     def counts(self, batch: dict[str, Array]) -> dict[str, int]:
         """What each loss of a batch divides by. Raises InputError where nothing is masked or asked."""
         return check_targets(batch.get("labels"), batch.get("next_sentence_label"), self.config).counts

@@ -49,6 +49,8 @@ def check_random(count: int, seed: int, say: Callable[[str], None]) -> bool:
     alarms = 0
     if count < 1:
         raise InputError(f"--random {count}: expected 1 or more")
+    if seed < 0:
+        raise InputError(f"--seed {seed}: expected 0 or more")
     for case in tqdm(random_cases(count, seed), total=count, unit="case", mininterval=0.5, dynamic_ncols=True):
         report = check(case.forward, case.backward, case.inputs, reference=case.forward)
         if not report.ok:
