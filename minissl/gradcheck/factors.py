@@ -40,7 +40,8 @@ def _candidates(sizes: dict[int, str], values: dict[str, Any], dy: Array | None)
             yield from _of_number(name, float(value))
     for n, what in sizes.items():
         if n > 1:
-            yield float(n), f"{n}, {what}: is a division by it left out (or √{n} a factor where it divides)?"
+            root = f" (or √{n} a factor where it divides)" if what.startswith("the size of the last axis") else ""
+            yield float(n), f"{n}, {what}: is a division by it left out{root}?"
             yield 1 / n, f"1/{n}, and {n} is {what}: is it divided by once too often, a mean where a sum is due?"
     if dy is not None and dy.size == 1 and dy.item():
         yield abs(1 / dy.item()), "1/dy: is the upstream gradient left out?"
