@@ -30,7 +30,7 @@ def repeats_are_lost(e: Evidence) -> Finding | None:
         elif (
             set(wrong) <= set(rows)
             and _is_looked_up(e)
-            and _keeps_one_use(e, rows)
+            and _keeps_one_use(e, rows[counts == 1])
             and np.delete(expected, rows[rows >= 0], axis=0).any()
         ):
             what = f"the rows that {name} looks up, which also have another use"
@@ -45,8 +45,8 @@ def repeats_are_lost(e: Evidence) -> Finding | None:
 
 
 def _keeps_one_use(e: Evidence, rows: Array) -> bool:
-    """Whether the rows that are looked up hold what one use of the table gives, seen along directions."""
-    if e.uses is None:
+    """Whether rows that are looked up once hold what one use of the table gives, seen along directions."""
+    if e.uses is None or not len(rows):
         return True
     rng = np.random.default_rng(31_612)
     directions = [rng.standard_normal(e.x.shape) for _ in range(3)]
