@@ -52,11 +52,11 @@ def exercises() -> list[Exercise]:
 
 
 def exercise(name_or_number: str | int) -> Exercise:
-    """Return one exercise: `softmax`, `5`, `05_softmax` and `05_softmax.py` all mean the same.
+    """Return one exercise: `softmax`, `5`, `05_softmax`, `05_softmax.py` and a path to that all mean the same.
 
     Raises InputError for any other name, with those that come near.
     """
-    wanted = str(name_or_number).strip().removesuffix(".py").replace("-", "_").lower()
+    wanted = Path(str(name_or_number).strip()).name.removesuffix(".py").replace("-", "_").lower()
     for e in exercises():
         if wanted in (e.name, str(e.number), f"{e.number:02d}", f"{e.number:02d}_{e.name}"):
             return e

@@ -7,6 +7,7 @@ refused with a sentence; that is a fence. The wall is that the parent decides al
 
 from __future__ import annotations
 
+import ast
 import faulthandler
 import importlib
 import itertools
@@ -29,13 +30,17 @@ MEMORY = 2 << 30  # bytes of address space
 LINE_CUT = 97  # the exit status where one of the protocol's pipes is gone
 REFUSED_MODULES = {"_ctypes", "_posixsubprocess"}  # NumPy has loaded them; a fresh copy would go round the fence
 FRAMEWORKS = ("torch", "tensorflow", "jax", "autograd", "cupy", "scipy", "minissl")
-REFUSED_EVENTS = {
+REFUSED = {  # audit events, and families of them by what stands before the dot
     "starts or ends a process": "os.fork os.forkpty os.exec os.posix_spawn os.spawn os.system os.startfile "
     "subprocess.Popen pty.spawn _winapi.CreateProcess os.kill os.killpg signal.pthread_kill",
-    "changes files": "os.remove os.rename os.rmdir os.mkdir os.link os.symlink os.truncate os.chmod os.chown os.utime",
+    "changes files": "os.remove os.rename os.rmdir os.mkdir os.link os.symlink os.truncate os.chmod os.chown os.utime "
+    "shutil",
     "changes its limits": "resource.setrlimit resource.prlimit",
+    "opens a connection": "socket",
+    "calls C functions": "ctypes",
+    "looks behind Python's objects": "gc.get_objects gc.get_referrers gc.get_referents sys.settrace sys.setprofile "
+    "code.__new__",
 }
-REFUSED_FAMILIES = {"socket": "opens a connection", "ctypes": "calls C functions", "shutil": "changes files"}
 
 
 class RefusedImport(ImportError):
@@ -131,30 +136,52 @@ def read_message(stream: BinaryIO) -> tuple[bytes, bytes]:
 
 
 def fence(site: str) -> None:
-    """From here on refuse, in this process, what no exercise needs: other modules, other files, processes."""
-    allowed = (sys.stdlib_module_names | {"numpy"}) - REFUSED_MODULES
-    events = {event: what for what, names in REFUSED_EVENTS.items() for event in names.split()}
-    writing = os.O_WRONLY | os.O_RDWR | os.O_CREAT
-    real = os.path.realpath
-    package = real(Path(__file__).parents[1]) + os.sep  # where the answers are
-    python = tuple(real(place) + os.sep for place in (sys.prefix, sys.base_prefix, Path(os.__file__).parent, site))
+    """From here on refuse, in this process, what no exercise needs: other modules, other files, processes.
 
-    def refuse(event: str, arguments: tuple[Any, ...]) -> None:
+    The hook is reached by no name, and has all that it uses as its arguments' defaults: nothing that the student's
+    code can reach or replace decides for it.
+    """
+    modules = frozenset((sys.stdlib_module_names | {"numpy"}) - REFUSED_MODULES)
+    refused = tuple((what, frozenset(names.split())) for what, names in REFUSED.items())
+    library = os.path.dirname(os.__file__)
+    places = (library, site, os.path.join(sys.base_prefix, "DLLs"))
+    readable = tuple({way(place) + os.sep for place in places for way in (os.path.abspath, os.path.realpath)})
+    package = os.path.realpath(Path(__file__).parents[1])  # where the answers are
+    found = (os.stat(os.path.join(place, name)) for place, _, names in os.walk(package) for name in names)
+    answers = frozenset((file.st_dev, file.st_ino) for file in found)  # for links, and other spellings of a path
+
+    def refuse(
+        event: str, arguments: tuple[Any, ...], modules: Any = modules, refused: Any = refused,
+        readable: Any = readable, package: str = package + os.sep, answers: Any = answers, frameworks: Any = FRAMEWORKS,
+        kind: Any = type, text: Any = str, number: Any = int, stat: Any = os.stat, Import: Any = RefusedImport,
+        Permission: Any = PermissionError, writing: int = os.O_WRONLY | os.O_RDWR | os.O_CREAT,
+    ) -> None:  # fmt: skip
         if event == "import":
-            name = arguments[0].partition(".")[0]
-            if name in FRAMEWORKS:
-                raise RefusedImport(f"imports {name}: these exercises use NumPy alone; write the gradient yourself")
-            if name not in allowed and not name.startswith("_sysconfigdata"):  # which is named after the machine
-                raise RefusedImport(f"imports {name}: an exercise is one file that uses NumPy and Python's own library")
-        elif event == "open" and not isinstance(arguments[0], int):
+            name = arguments[0].partition(".")[0] if kind(arguments[0]) is text else ""
+            if name in frameworks:
+                raise Import(f"imports {name}: these exercises use NumPy alone; write the gradient yourself")
+            if name not in modules and not name.startswith("_sysconfigdata"):  # which is named after the machine
+                raise Import(f"imports {name}: an exercise is one file that uses NumPy and Python's own library")
+        elif event == "open" and kind(arguments[0]) is not number:
             if (arguments[2] or 0) & writing:
-                raise PermissionError("the file opens another for writing; no exercise needs that")
-            path = real(os.fsdecode(arguments[0]))
-            if path.startswith(package) or not path.startswith(python):
-                raise PermissionError("the file reads another; all that it needs is given to its functions")
-        elif event in events or event.partition(".")[0] in REFUSED_FAMILIES:
-            what = events.get(event) or REFUSED_FAMILIES[event.partition(".")[0]]
-            raise PermissionError(f"the file {what}; no exercise needs that")
+                raise Permission("the file opens another for writing; no exercise needs that")
+            path = arguments[0]
+            if kind(path) is not text or ".." in path.replace("\\", "/").split("/"):
+                path = ""  # what can say one thing here and another to the system
+            try:
+                file = stat(path)
+                open_to_all = (file.st_dev, file.st_ino) not in answers
+            except Exception:
+                open_to_all = True  # there is nothing to read
+            if not (open_to_all and path.startswith(readable)) or path.startswith(package):
+                raise Permission("the file reads another; all that it needs is given to its functions")
+        elif event == "object.__setattr__" or event == "object.__delattr__":
+            if arguments[1] == "__code__":
+                raise Permission("the file changes the code of a function; no exercise needs that")
+        else:
+            for what, names in refused:
+                if event in names or event.partition(".")[0] in names:
+                    raise Permission(f"the file {what}; no exercise needs that")
 
     sys.addaudithook(refuse)
     for module, function in (("subprocess", "_fork_exec"), ("_posixsubprocess", "fork_exec")):
@@ -193,7 +220,7 @@ class Worker:
         self.requests, self.answers = requests, answers
         self.kept: dict[int, Any] = {}
         self.numbers = itertools.count()
-        self.file = ""
+        self.file = self.source = ""
         self.module = types.ModuleType("student")
 
     def serve(self) -> None:
@@ -227,7 +254,8 @@ class Worker:
             value = value.value
         key = next(self.numbers)
         self.kept[key] = value
-        return {"handle": [key, type(value).__name__]}
+        name = type(value).__name__
+        return {"handle": [key, f"array of dtype {value.dtype}" if name == "ndarray" else name]}
 
     def receive(self) -> Any:
         """Return the parent's next message."""
@@ -250,7 +278,7 @@ class Worker:
 
     def load(self, source: str, file: str) -> dict[str, Any]:
         """Run the student's file."""
-        self.file = file
+        self.file, self.source = file, source
         linecache.cache[file] = len(source), None, source.splitlines(keepends=True), file  # for warnings
         sys.modules["student"] = self.module
         exec(compile(source, file, "exec", dont_inherit=True), self.module.__dict__)
@@ -305,11 +333,11 @@ class Worker:
 
     def describe(self, error: BaseException) -> dict[str, Any]:
         """Say what was raised, and in which line of the student's file."""
-        kind, line = "raised", None
+        kind, line, inside = "raised", None, None
         trace = error.__traceback__
         while trace is not None:
             if trace.tb_frame.f_code.co_filename == self.file:
-                line = trace.tb_lineno
+                line, inside = trace.tb_lineno, trace
             trace = trace.tb_next
         if isinstance(error, (RefusedImport, MissingFunction)):
             kind = "said"
@@ -322,7 +350,30 @@ class Worker:
         message = ""
         with suppress(BaseException):  # the student's own exception may be unable to say itself
             message = str(error.msg if isinstance(error, SyntaxError) else error)[:2000]
+            if inside is not None and ("in its core dimension" in message or "not aligned" in message):
+                message = self.product(inside) or "the inner sizes of a product differ; is a transpose missing?"
         return {"kind": kind, "type": type(error).__name__, "message": message, "line": line}
+
+    def product(self, trace: types.TracebackType) -> str:
+        """Say the shapes of the first a @ b that cannot be, in the line that raised; empty where there is none."""
+        import numpy as np
+
+        def value(side: ast.expr) -> Any:
+            code = compile(ast.Expression(side), self.file, "eval")
+            return eval(code, trace.tb_frame.f_globals, trace.tb_frame.f_locals)
+
+        for node in reversed(list(ast.walk(ast.parse(self.source)))):  # inner products first
+            if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.MatMult)):
+                continue
+            if node.lineno <= trace.tb_lineno <= (node.end_lineno or 0):
+                a, b = value(node.left), value(node.right)
+                try:
+                    a @ b
+                except ValueError:
+                    names = ast.unparse(node.left), ast.unparse(node.right)
+                    shapes = f"{names[0]} {np.shape(a)} @ {names[1]} {np.shape(b)}"
+                    return f"{shapes}: the inner sizes differ; is a transpose missing?"
+        return ""
 
 
 def main(trace: str, seconds: float, site: str) -> None:

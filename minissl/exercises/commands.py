@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from datetime import date
@@ -11,21 +12,22 @@ from pathlib import Path
 from minissl.errors import InputError
 from minissl.exercises.catalogue import exercise, exercises
 from minissl.exercises.exercise import Exercise
-from minissl.exercises.grading import as_json, check_source, grade_folder, gradescope, read_source, students
+from minissl.exercises.grading import Graded, as_json, check_source, grade_folder, gradescope, read_source, students
 from minissl.exercises.progress import Progress, exercise_folder
 from minissl.files import write_json, write_whole
 
 Say = Callable[[str], object]
 POLL = 0.5  # seconds between two looks at a file
+PLAIN = str.maketrans({"✓": "ok", "✗": "no", "–": "-", "←": "<-", "…": "..."})
 
 
 def list_exercises(folder: Path | None, say: Say) -> int:
     """Say which exercises there are, which are started and passed, and what comes next."""
-    progress = Progress.read(exercise_folder(folder))
+    progress = Progress.read(exercise_folder(None)) if folder is None else _open(folder)
     for e in exercises():
         entry = progress.entries.get(e.name)
-        state = "✓" if entry and entry.passed else "started" if entry else "–"
-        here = "  ← current" if e.name == progress.current else ""
+        state = _writable("✓" if entry and entry.passed else "started" if entry else "–")
+        here = _writable("  ← current") if e.name == progress.current else ""
         say(f"{e.number:02d}  {state:<8} {e.name:<22} {e.title}{here}")
     passed = sum(e.name in progress.entries and bool(progress.entries[e.name].passed) for e in exercises())
     say(f"{passed} of {len(exercises())} passed; {_next_step(progress)}")
@@ -74,7 +76,8 @@ def check(name: str | None, folder: Path | None, say: Say) -> int:
     if printed:
         say("  your file printed:")
     for line in [*(f"  | {line}" for line in printed), *(f"  {line}" for line in verdict.lines)]:
-        say(line)
+        say(_writable(line))
+    progress = Progress.read(progress.folder)  # another check may have passed meanwhile
     entry = progress.entry(chosen.name)
     if verdict.passed:
         entry.passed = entry.passed or date.today().isoformat()
@@ -85,7 +88,9 @@ def check(name: str | None, folder: Path | None, say: Say) -> int:
         say(f"not passed now, although it passed on {entry.passed}: what has changed since?")
     else:
         left = len(chosen.hints) - entry.hints
-        say("not passed yet" + (f"; {left} hints: minissl exercise hint" if left > 0 else ""))
+        which = "" if chosen.name == progress.current else f" {chosen.name}"
+        hints = f"; {left} hint{'s' if left > 1 else ''}: minissl exercise hint{which}" if left > 0 else ""
+        say(f"not passed yet{hints}")
     return 1
 
 
@@ -139,6 +144,7 @@ def solution(name: str | None, folder: Path | None, say: Say) -> int:
 def grade(folder: Path, say: Say, json_wanted: bool = False, gradescope_file: Path | None = None) -> int:
     """Grade a folder of one student's files or of students' folders: a table, JSON, Gradescope's `results.json`.
 
+    Strangers' code runs under a fence, not behind a wall: for theirs, grade inside a container.
     Raises InputError where there is nothing to grade, and for Gradescope's file with more than one student.
     """
     everything = exercises()
@@ -152,12 +158,12 @@ def grade(folder: Path, say: Say, json_wanted: bool = False, gradescope_file: Pa
     for report in grade_folder(folder, everything):
         reports.append(report)
         if not json_wanted:
-            marks = " ".join(" ✓" if g.verdict.passed else " ✗" if g.file else " –" for g in report.graded)
+            marks = " ".join(f"{_mark(g):>2}" for g in report.graded)
             say(f"{report.student:<{width}}  {report.score:5.2f}/{len(everything):<3} {marks}")
             for g in report.graded:
                 if g.file and not g.verdict.passed:
                     wrong = [line for line in g.verdict.lines if not line.startswith("✓")]
-                    say(f"{'':<{width}}  {g.exercise.number:02d} {g.exercise.name}: {' '.join(wrong[:1])}")
+                    say(_writable(f"{'':<{width}}  {g.exercise.number:02d} {g.exercise.name}: {' '.join(wrong[:1])}"))
     if json_wanted:
         say(json.dumps(as_json(reports), indent=2, ensure_ascii=False))
     if gradescope_file is not None:
@@ -189,6 +195,19 @@ def watch(
     except KeyboardInterrupt:
         say("")
         return 0
+
+
+def _mark(graded: Graded) -> str:
+    return _writable("✓" if graded.verdict.passed else "✗" if graded.file else "–")
+
+
+def _writable(text: str) -> str:
+    """Return the text, its marks in plain letters where the output has none of them."""
+    try:
+        "✓✗–".encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return text.translate(PLAIN)
+    return text
 
 
 def _open(folder: Path | None) -> Progress:

@@ -14,6 +14,10 @@ class StudentError(InputError):
     """The student's file did something that has one clear answer: it raises, never ends, prints megabytes, …"""
 
 
+class StudentRaised(StudentError):
+    """A function of the student's raised an exception, on what it was given."""
+
+
 @dataclass(frozen=True)
 class Verdict:
     """What a grader found, in words: one line a step, shape -> dtype -> finite -> value -> where."""

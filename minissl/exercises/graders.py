@@ -12,9 +12,10 @@ import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
-from minissl.exercises.exercise import Student, StudentError, Verdict
+from minissl.exercises.exercise import Student, StudentError, StudentRaised, Verdict
 from minissl.gradcheck import check
 from minissl.gradcheck.kinds import NOTES
+from minissl.gradcheck.report import Finding
 
 TOLERANCE = {"float64": 1e-7, "float32": 1e-3}  # of the largest entry, or of 1 where all are smaller
 FINDINGS = 2  # a wrong gradient may have many; the first ones are read
@@ -76,12 +77,12 @@ def graded(steps_of: Callable[[Student, Steps], None]) -> Callable[[Student], Ve
 
 
 @contextmanager
-def in_case(description: str) -> Iterator[None]:
-    """Add to a StudentError in which case it came; an empty description adds nothing."""
+def in_case(description: str, first: bool) -> Iterator[None]:
+    """Add to a StudentError in which case it came; in the first one, only where the input may matter."""
     try:
         yield
     except StudentError as error:
-        if not description:
+        if first and not isinstance(error, StudentRaised):
             raise
         raise StudentError(f"{error} (in the case {description})") from None
 
@@ -128,10 +129,15 @@ def gradient_findings(
             findings = check(forward, backward, inputs, reference=reference).findings
         except InputError:  # such as a check that outlasts the student's time: the verdict stands without it
             return []
-        silent = {*NOTES, "incorrect"}  # `incorrect` says no more than the line with where, got and expected
-        return [f.message for f in findings if f.argument == name[1:] and f.kind not in silent][:FINDINGS]
+        return [f.message for f in findings if f.argument == name[1:] and _says_more(f)][:FINDINGS]
 
     return explain
+
+
+def _says_more(finding: Finding) -> bool:
+    """Whether a finding says more than the line with where, got and expected, as a nameless `incorrect` does not."""
+    named = finding.kind != "incorrect" or finding.details.keys() - {"got", "expected", "relative_error"}
+    return finding.kind not in NOTES and bool(named)
 
 
 def output_and_cache(steps: Steps, function: str, returned: Any) -> tuple[Any, Any]:
@@ -170,7 +176,8 @@ def require_form(steps: Steps, results: list[Result]) -> None:
         if want.ndim and got.dtype != want.dtype:
             widened = got.dtype == "float64" and want.dtype == "float32"
             more = [
-                "np.zeros, a boolean that is divided and scalars such as np.sqrt(2) make float64; float32 is to stay"
+                "np.zeros, a boolean that is divided, scalars such as np.sqrt(2) and counts from .sum() make float64; "
+                "float32 is to stay: int(…) of a count, math.sqrt of a number"
             ]
             text = f"dtype: {name} has dtype {got.dtype}, expected {want.dtype} ({result.case})"
             steps.fail(text, more if widened else [])
@@ -198,7 +205,7 @@ def _require_arrays(steps: Steps, result: Result) -> None:
     for name, value, want in zip(names, returned, result.expected, strict=True):
         number = want.ndim == 0 and isinstance(value, (int, float))
         if not (number or isinstance(value, (np.ndarray, np.generic))):
-            wanted = "an array" if want.ndim else "a number"
+            wanted = "an array of numbers" if want.ndim else "a number"
             steps.fail(f"returned: {name} is {_kind(value)}, expected {wanted}")
         if np.asarray(value).dtype.kind not in "fiub":
             steps.fail(f"returned: {name} is an array of dtype {np.asarray(value).dtype}, expected numbers")
@@ -209,7 +216,7 @@ def _kind(value: Any) -> str:
         return "None" if value is None else "one array"
     if isinstance(value, (tuple, list)):
         return f"a {type(value).__name__} of {len(value)}"
-    return repr(value)[:80]
+    return " ".join(repr(value).split())[:80]
 
 
 def _differs(got: Array, expected: Array) -> Array:

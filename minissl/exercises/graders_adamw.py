@@ -25,7 +25,7 @@ def grade_adamw(student: Student, steps: Steps) -> None:
         m, v = (0 * m, 0 * v) if t == 1 else (0.1 * m, v * v)
         given = {"beta1": s.beta1, "beta2": s.beta2, "eps": s.eps, "decay": s.weight_decay}
         case = f"t = {t}, w {shape} {dtype}, lr 0.1, {', '.join(f'{name} {value:g}' for name, value in given.items())}"
-        with in_case(case if results else ""):
+        with in_case(case, first=not results):
             returned = adamw_step(w, g, m, v, t, 0.1, **given)
         new_w, new_m, new_v = w.flatten(), m.flatten(), v.flatten()
         adamw_update(new_w, g.flatten(), new_m, new_v, s, lr=0.1, step=t, decay=True)

@@ -64,7 +64,7 @@ def grade_pair(
             case = described(label, inputs)
             want_y, reference_cache = reference_forward(**inputs)
             dy = np.asarray(rng.standard_normal(want_y.shape), want_y.dtype)
-            with in_case(case if results else ""):
+            with in_case(case, first=not results):
                 y, cache = output_and_cache(steps, f"{name}_forward", forward(**inputs))
                 if not (isinstance(y, np.ndarray) and y.shape == want_y.shape and agrees(y, want_y)):
                     steps.fail(f"forward: the given {name}_forward was changed and is no longer right")
@@ -183,31 +183,60 @@ def tied_slips(dlogits: Array, cache: Any) -> list[tuple[str, str, Array]]:
 def gelu_slips(dy: Array, cache: Any) -> list[tuple[str, str, Array]]:
     """The density φ without its constant or with the wrong sign."""
     x, phi = cache
-    bell = np.exp(-0.5 * x * x)
+    bell, upwards = np.exp(-0.5 * x * x), np.exp(0.5 * x * x)
     density = bell / math.sqrt(2 * math.pi)
     return [
         ("dx", "φ has lost its 1/√(2π)", dy * (phi + x * bell)),
+        ("dx", "π belongs under the root, √(2π): here it is √2·π", dy * (phi + x * bell / (math.sqrt(2) * math.pi))),
+        ("dx", "the exponent of φ has lost its minus", dy * (phi + x * upwards / math.sqrt(2 * math.pi))),
         ("dx", "the two halves of the product rule are added, not subtracted", dy * (phi - x * density)),
         ("dx", "the factor x of x φ(x) is missing", dy * (phi + density)),
     ]
 
 
 def layer_norm_slips(dy: Array, cache: Any) -> list[tuple[str, str, Array]]:
-    """The two means over other entries than the row's."""
+    """The two means over other entries than the row's, or not means; wrong signs; the wrong scale."""
     normed, inv_std, gain = cache
     dnormed = dy * gain
+    D = dy.shape[-1]
+    mean = dnormed.mean(axis=-1, keepdims=True)
+    along = normed * (dnormed * normed).mean(axis=-1, keepdims=True)
+    sums = "sums over the row where means are asked: both are divided by D"
+    signs = "both parts, the mean's and the variance's, are taken off; here a sign is wrong"
+    one_less = "divided by D - 1; this variance is a mean over all D entries, and so is its gradient"
     rows = "the means belong to one row each, over the last axis; rows do not know of one another"
     return [
         ("dx", rows, inv_std * (dnormed - dnormed.mean(axis=a, keepdims=True)
                                 - normed * (dnormed * normed).mean(axis=b, keepdims=True)))
         for a, b in ((0, -1), (-1, 0), (0, 0), (None, None), (None, -1))
+    ] + [
+        ("dx", message, inv_std * (dnormed - a * mean - b * along))
+        for message, factors in (
+            (sums, ((D, D), (D, 1), (1, D))), (signs, ((1, -1), (-1, 1), (-1, -1))),
+            (one_less, ((1, D / (D - 1)), (D / (D - 1), 1), (D / (D - 1), D / (D - 1))) if D > 1 else ()),
+        )
+        for a, b in factors
+    ] + [
+        ("dx", "divided by 1/√(σ² + eps); the cache holds the inverse already, so multiply",
+         (dnormed - mean - along) / inv_std),
     ]  # fmt: skip
 
 
 def softmax_slips(dy: Array, cache: Array) -> list[tuple[str, str, Array]]:
-    """The sum over the wrong axis."""
+    """The sum over the wrong axis or none, a mean in its place, the wrong sign."""
     axes = "the sum of a row goes over its own entries, the last axis"
-    return [("dx", axes, cache * (dy - (cache * dy).sum(axis=axis, keepdims=True))) for axis in range(dy.ndim - 1)]
+    product = cache * dy
+    row = product.sum(axis=-1, keepdims=True)
+    around: tuple[int | None, ...] = (None, *range(dy.ndim - 1))
+    return [
+        ("dx", "the sum over the row is missing: x_j also moves every other y_i", cache * (dy - product)),
+        ("dx", "the row's part is missing: one x_j moves every y_i, because they share one sum", product),
+        ("dx", "a mean over the row where its sum is asked", cache * (dy - row / dy.shape[-1])),
+        ("dx", "a plain mean of dy: the sum weighs each dy_i with y_i", cache * (dy - dy.mean(axis=-1, keepdims=True))),
+        ("dx", "a plain sum of dy: each dy_i is weighed with y_i", cache * (dy - dy.sum(axis=-1, keepdims=True))),
+        ("dx", "the row's sum is added; it is taken off", cache * (dy + row)),
+        *(("dx", axes, cache * (dy - product.sum(axis=axis, keepdims=True))) for axis in around),
+    ]
 
 
 def attention_slips(dy: Array, cache: Any) -> list[tuple[str, str, Array]]:

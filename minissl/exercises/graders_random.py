@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
 from minissl.backend import Array
-from minissl.exercises.exercise import Student
+from minissl.exercises.exercise import Student, StudentRaised
 from minissl.exercises.graders import (
     Result,
     Steps,
@@ -42,8 +44,8 @@ def grade_dropout(student: Student, steps: Steps) -> None:
         x, dy = rng.standard_normal((2, *shape)).astype(dtype)
         inputs = {"x": x, "rate": rate, "rng": np.random.default_rng(90)}
         case = f"rate {rate}, x {shape} {dtype}"
-        with in_case(case if forwards else ""):
-            y, cache = output_and_cache(steps, "dropout_forward", forward(**inputs))
+        with in_case(case, first=not forwards):
+            y, cache = output_and_cache(steps, "dropout_forward", _forward(forward, inputs))
             dx = backward(dy, cache)
         kept = np.asarray(y != 0) if np.shape(y) == shape else np.ones(shape, bool)
         scaled = kept * np.asarray(1 / (1 - rate), dtype)
@@ -62,6 +64,16 @@ def grade_dropout(student: Student, steps: Steps) -> None:
     x = rng.standard_normal((20, 30))
     first, same, other = (forward(x, 0.5, np.random.default_rng(seed))[0] for seed in (1, 1, 2))
     _require_only_rng(steps, np.array_equal(first, same), np.array_equal(first, other))
+
+
+def _forward(forward: Callable[..., Any], inputs: dict[str, Any]) -> Any:
+    try:
+        return forward(**inputs)
+    except StudentRaised as error:
+        if inputs["rate"] or "ZeroDivisionError" not in str(error):
+            raise
+        slip = "what is kept is divided by 1 - rate, which is 1 here, not by rate"
+        raise StudentRaised(f"{error}; {slip}") from None
 
 
 def _require_shares(steps: Steps, draws: list[tuple[float, Array]]) -> None:
@@ -94,7 +106,7 @@ def grade_mlm_corruption(student: Student, steps: Steps) -> None:
     results: list[Result] = []
     for ids, maskable in (small, many):
         case = described("", {"input_ids": ids, "maskable": maskable}).removeprefix(": ")
-        with in_case(case if results else ""):
+        with in_case(case, first=not results):
             returned = mask_tokens(ids, maskable, MASK, V, np.random.default_rng(1))
         results.append(Result(case, "mask_tokens", ("masked_ids", "labels"), returned, (ids, ids)))
     require_form(steps, results)

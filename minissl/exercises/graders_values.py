@@ -47,7 +47,7 @@ def grade_numerical_derivative(student: Student, steps: Steps) -> None:
                 return np.array(each).reshape(x.shape)
 
             case = f"{name}, x {shape}, step {step}"
-            with in_case(case if results else ""):
+            with in_case(case, first=not results):
                 returned = numerical_gradient(f, x, step)
             want = slopes(1, 1)
             explain = looks_like(
@@ -58,11 +58,25 @@ def grade_numerical_derivative(student: Student, steps: Steps) -> None:
                 ("gradient", "half of a one-sided slope: only one of above and below has moved", slopes(1, 0) / 2),
                 ("gradient", "half of a one-sided slope: only one of above and below has moved", slopes(0, 1) / 2),
                 ("gradient", "the sign: above less below, not below less above", -want),
+                ("gradient", "`/ 2 * step` divides by 2 and multiplies by step: put brackets around (2 * step)",
+                 want * step**2),
+                ("gradient", "a whole row has moved at once: where x has more axes than one, x[i] is a row",
+                 _slopes_of_rows(f, x, step)),
                 ("gradient", "every entry has moved at once: only one may move for one slope",
                  np.full(shape, (f(x + step) - f(x - step)) / (2 * step))),
             )  # fmt: skip
             results.append(Result(case, "numerical_gradient", ("gradient",), returned, (want,), explain))
     compare(steps, results)
+
+
+def _slopes_of_rows(f: Callable[[Array], Any], x: Array, step: float) -> Array:
+    gradient = np.zeros_like(x)
+    for i in range(len(x)):
+        above, below = x.copy(), x.copy()
+        above[i] += step
+        below[i] -= step
+        gradient[i] = (f(above) - f(below)) / (2 * step)
+    return gradient
 
 
 @graded
@@ -78,14 +92,18 @@ def grade_broadcasting_sums(student: Student, steps: Steps) -> None:
         for dtype in ("float64", "float32"):
             dy = rng.standard_normal(large).astype(dtype)
             case = f"dy {large}, shape {small}, {dtype}"
-            with in_case(case if results else ""):
+            with in_case(case, first=not results):
                 returned = unbroadcast(dy, small)
             padded = (1,) * (len(large) - len(small)) + small
             axes = tuple(axis for axis, size in enumerate(padded) if size == 1)
             want, mean = (np.asarray(reduce(axis=axes)).reshape(small) for reduce in (dy.sum, dy.mean))
+            last = tuple(range(len(small), len(large)))
+            left = "summed over the last axes: broadcasting adds axes on the left, so the first ones are summed away"
             first = dy[tuple(0 if size == 1 else slice(None) for size in padded)].reshape(small)
             explain = looks_like(
                 ("dx", "a mean where a sum is asked: each use adds its whole gradient", mean),
+                ("dx", "the axes of size 1 are lost: keepdims=True keeps them", np.asarray(dy.sum(axis=axes))),
+                ("dx", left, np.asarray(dy.sum(axis=last))),
                 ("dx", "one of the uses is kept and the others are lost: sum over them", first),
             )
             results.append(Result(case, "unbroadcast", ("dx",), returned, (want,), explain))
@@ -107,7 +125,7 @@ def grade_masked_cross_entropy(student: Student, steps: Steps) -> None:
     ):  # fmt: skip
         logits = (2 * rng.standard_normal((B, T, V)) + offset).astype(dtype)
         inputs = {"logits": logits, "labels": np.where(chosen, rng.integers(0, V, (B, T)), IGNORE)}
-        with in_case(described(label, inputs) if results else ""):
+        with in_case(described(label, inputs), first=not results):
             returned = function(**inputs)
         expected = _masked_cross_entropy(**inputs)
         results.append(
@@ -133,12 +151,16 @@ def _explain_loss(function: Any, inputs: dict[str, Any]) -> Explain:
     end, end_gradient = _masked_cross_entropy(logits, labels % V)  # -100 as an index from the end wraps around
     zero, zero_gradient = _masked_cross_entropy(logits, np.maximum(labels, 0))
     wraps = "positions with -100 are counted as if they had a label; leave them out first"
+    nothing = "the positions with -100 get a gradient; it is 0 there"
     slips = looks_like(
         ("loss", "this is the sum over the positions; the loss is their mean, over M", loss * M),
         ("loss", "divided by B·T; the mean is over the M positions that have a label", loss * M / positions),
         ("loss", "the sign: a loss is minus the log of a probability", -loss),
         ("loss", "this is in bits; the natural logarithm gives nats", loss / math.log(2)),
         ("loss", wraps, end), ("loss", wraps, zero),
+        ("loss", "the positions with -100 add to the sum; only those with a label do", zero * positions / M),
+        ("loss", "the positions with -100 add to the sum; only those with a label do", end * positions / M),
+        ("dlogits", nothing, zero_gradient * positions / M), ("dlogits", nothing, end_gradient * positions / M),
         ("dlogits", wraps, end_gradient), ("dlogits", wraps, zero_gradient),
         ("dlogits", "divided by B·T; the mean is over the M positions that have a label", dlogits * M / positions),
         ("dlogits", "the loss is a mean over M positions, its gradient is not: divide by M", dlogits * M),
@@ -165,7 +187,7 @@ def grade_masks(student: Student, steps: Steps) -> None:
     for attention_mask in (padding.astype(np.int64), gap, padding, gap.astype(np.int32)):
         for causal in (False, True):
             case = f"attention_mask {attention_mask.shape} {attention_mask.dtype}, causal {causal}"
-            with in_case(case if results else ""):
+            with in_case(case, first=not results):
                 returned = make_mask(attention_mask, causal)
             length = attention_mask.shape[1]
             real, lower = attention_mask.astype(bool), np.tri(length, dtype=bool)
@@ -198,7 +220,7 @@ def grade_heads(student: Student, steps: Steps) -> None:
     for heads, keys, dtype in ((3, S, "float64"), (4, T, "float64"), (1, S, "float64"), (6, T, "float32")):
         q, k, v = (rng.standard_normal((B, length, D)).astype(dtype) for length in (T, keys, keys))
         case = f"{heads} heads, q {q.shape}, k {k.shape}, {dtype}"
-        with in_case(case if results else ""):
+        with in_case(case, first=not results):
             returned = multi_head(q, k, v, heads)
         want = np.concatenate(
             [_attend(*each) for each in zip(*(np.split(x, heads, -1) for x in (q, k, v)), strict=True)], -1

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minissl.errors import InputError
+from minissl.exercises.catalogue import exercises
 from minissl.exercises.exercise import Exercise, Verdict
 from minissl.exercises.notebooks import functions_of
 from minissl.exercises.sandbox import SECONDS, Sandbox
@@ -47,11 +48,17 @@ class Report(NamedTuple):
 
 def read_source(path: Path, exercise: Exercise) -> str:
     """Read a student's file, `.py` or `.ipynb`. Raises InputError where it is missing, empty or not UTF-8 text."""
+    wanted = f"expected the file of exercise {exercise.name}"
     if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected the file of exercise {exercise.name}")
+        raise InputError(f"{path}: is a folder, {wanted}")
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is a pipe, a socket or a device, {wanted}")
+    if path.is_symlink() and not path.exists():
+        raise InputError(f"{path}: is a link to {os.readlink(path)}, which is not there; {wanted}")
     if not path.is_file():
+        others = {e.file_name for e in exercises()} - {exercise.file_name}
         there = [other.name for other in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, there, n=1)
+        near = difflib.get_close_matches(path.name, [name for name in there if name not in others], n=1)
         start = f"minissl exercise start {exercise.name} writes it"
         slip = f"is it {near[0]} now? its name has to be {path.name}" if near else start
         raise InputError(f"{path}: no such file; {slip}")
@@ -85,28 +92,38 @@ def check_source(exercise: Exercise, source: str, seconds: float = SECONDS) -> C
     return Checked(verdict, sandbox.printed())
 
 
-def grade_folder(folder: Path, exercises: list[Exercise]) -> Iterator[Report]:
+def grade_folder(folder: Path, every: list[Exercise]) -> Iterator[Report]:
     """Grade one student's folder, or a folder of students' folders, each exercise with processes of its own.
 
     A file is known by its name: `05_softmax.py`, `softmax.py`, `05_softmax.ipynb` or `softmax.ipynb`, however deep.
     Raises InputError where there is none at all.
     """
-    for student, place in students(folder, exercises):
-        files = _files(place)
-        yield Report(student, [_grade(e, [f for f in files if f.name in _names(e)], place) for e in exercises])
+    for student, place in students(folder, every):
+        files, closed = _files(place)
+        yield Report(student, [_grade(e, [f for f in files if f.name in _names(e)], place, closed) for e in every])
 
 
-def students(folder: Path, exercises: list[Exercise]) -> list[tuple[str, Path]]:
-    """Return the students' names and folders. Raises InputError where no exercise's file is found."""
+def students(folder: Path, every: list[Exercise]) -> list[tuple[str, Path]]:
+    """Return the students' names and folders; a link to a folder is nobody's.
+
+    Raises InputError where no exercise's file is found.
+    """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; expected a student's files, or a folder for each student")
-    names = {name for e in exercises for name in _names(e)}
-    if any(path.name in names for path in folder.iterdir()):
-        return [(folder.resolve().name, folder)]
-    inside = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
-    if not any(file.name in names for path in inside for file in _files(path)):
-        raise InputError(f"{folder}: no exercise's file here, nor in a folder in it, as {exercises[0].file_name} is")
-    return [(path.name, path) for path in inside]
+    names = {name for e in every for name in _names(e)}
+    try:
+        there = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from None
+    if any(path.name in names for path in there):
+        return [(_spelled(folder.resolve().name), folder)]
+    inside = [path for path in there if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
+    found = [_files(path) for path in inside]
+    if not any(file.name in names for files, _ in found for file in files):
+        closed = [line for _, lines in found for line in lines][:1]
+        text = f"{folder}: no exercise's file here, nor in a folder in it, as {every[0].file_name} is"
+        raise InputError("; ".join([text, *closed]))
+    return [(_spelled(path.name), path) for path in inside]
 
 
 def as_json(reports: list[Report]) -> dict[str, Any]:
@@ -145,26 +162,33 @@ def gradescope(report: Report) -> dict[str, Any]:
     }
 
 
-def _grade(exercise: Exercise, files: list[Path], place: Path) -> Graded:
-    given = ", ".join(str(file.relative_to(place)) for file in files)
+def _grade(exercise: Exercise, files: list[Path], place: Path, closed: list[str]) -> Graded:
+    given = ", ".join(_spelled(file.relative_to(place)) for file in files)
     if len(files) != 1:
-        missing = f"✗ no file: expected {exercise.file_name} or {exercise.name}.ipynb"
+        missing = "; ".join([f"✗ no file: expected {exercise.file_name} or {exercise.name}.ipynb", *closed])
         line = f"✗ {len(files)} files for one exercise ({given}): which one counts?" if files else missing
         return Graded(exercise, given, Verdict(False, [line], 0.0))
     try:
         verdict = check_source(exercise, read_source(files[0], exercise)).verdict
     except InputError as error:
-        verdict = Verdict(False, [f"✗ {error}"], 0.0)
+        verdict = Verdict(False, [f"✗ {_spelled(error)}"], 0.0)
     return Graded(exercise, given, verdict)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Return a folder's plain files, however deep; a link may lead to another student's."""
-    found = []
-    for place, folders, names in os.walk(folder):
+def _files(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return a folder's plain files, however deep, and what could not be read; a link may lead to another student's."""
+    found: list[Path] = []
+    closed: list[OSError] = []
+    for place, folders, names in os.walk(folder, onerror=closed.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         found += [Path(place) / name for name in sorted(names)]
-    return [path for path in found if path.is_file() and not path.is_symlink()]
+    plain = [path for path in found if path.is_file() and not path.is_symlink()]
+    return plain, [f"{_spelled(error.filename)}: cannot be read ({error.strerror})" for error in closed]
+
+
+def _spelled(text: object) -> str:
+    """Return a text with control characters and the like as escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def _names(exercise: Exercise) -> set[str]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,14 +14,16 @@ from typing import Any
 import numpy as np
 
 from minissl.errors import InputError
-from minissl.exercises.exercise import Exercise, StudentError, Verdict
+from minissl.exercises.exercise import Exercise, StudentError, StudentRaised, Verdict
 from minissl.exercises.markers import for_nbgrader
 from minissl.files import read_json, write_json
 from minissl.gradcheck.purity import fingerprint
 
+CELL = "# cell {} of the notebook"
 POINTS = 1
 SCHEMA = 3  # of nbgrader's cell metadata
 _notebook_only = re.compile(r"[%!?]|\w+ *= *[%!]|[\w.]+\?+$|from minissl\.exercises import|check_here\(")
+_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 KEPT_MAGICS = ("%%time", "%%timeit", "%%capture", "%%prun")  # the rest of such a cell is Python
 
 
@@ -26,6 +31,7 @@ def export_notebooks(folder: Path) -> list[Path]:
     """Write the instructor's notebooks to `folder/source/minissl/`, where `nbgrader generate_assignment` reads them.
 
     Each has the task, a cell with the solution between nbgrader's markers, and a locked test cell. Return the paths.
+    Raises InputError, and writes nothing, where a notebook is there that a person has changed.
     """
     from minissl.exercises.catalogue import exercises
 
@@ -35,9 +41,20 @@ def export_notebooks(folder: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"{place}: cannot be made ({error.strerror}); is a file in its way?") from None
     paths = [place / f"{exercise.name}.ipynb" for exercise in exercises()]
-    for path, exercise in zip(paths, exercises(), strict=True):
-        write_json(path, notebook(exercise))
+    made = [notebook(exercise) for exercise in exercises()]
+    for path, ours in zip(paths, made, strict=True):
+        if os.path.lexists(path) and not _holds(path, ours):
+            raise InputError(f"{path}: is there and differs from minissl's; move it away or name another folder")
+    for path, ours in zip(paths, made, strict=True):
+        write_json(path, ours)
     return paths
+
+
+def _holds(path: Path, value: dict[str, Any]) -> bool:
+    try:
+        return path.is_file() and read_json(path) == value
+    except InputError:
+        return False
 
 
 def notebook(exercise: Exercise) -> dict[str, Any]:
@@ -96,7 +113,8 @@ class LocalStudent:
             except NotImplementedError:
                 raise StudentError(f"not done yet: {name}") from None
             except Exception as error:
-                raise StudentError(f"{name} raised {type(error).__name__}: {error}") from error
+                said = f"{name} raised {type(error).__name__}: {error}"
+                raise StudentRaised(said.removesuffix(": ")) from error
             if fingerprint([given, named], "") != before:
                 raise StudentError(f"{name} changed what it was given; others still need it, so work on a copy")
             return result
@@ -125,26 +143,75 @@ class LocalStudent:
 
 
 def functions_of(path: Path) -> str:
-    """Return the code of a notebook that was handed in, without magics, shell lines and the test.
+    """Return the code of a notebook that was handed in, without magics, shell lines, the test, and trials beside it.
 
+    A cell is a trial where it defines nothing (with nbgrader's marks: where it is not the solution's). What it imports
+    beyond NumPy and the standard library is left out with all that uses it, unless the solution uses it too.
     Raises InputError where the file is no notebook of nbformat 4.
     """
     cells = read_json(path).get("cells")
     if not isinstance(cells, list) or not all(isinstance(cell, dict) for cell in cells):
         raise InputError(f"{path}: has no list of cells; is it a notebook of nbformat 4?")
-    parts = []
+    texts: dict[int, str] = {}
+    marked = []
     for number, cell in enumerate(cells, start=1):
         source = cell.get("source", "")
         text = "".join(source) if isinstance(source, list) and all(isinstance(s, str) for s in source) else source
         if cell.get("cell_type") == "code" and isinstance(text, str) and not _is_test(cell):
-            parts.append(f"# cell {number}\n{_plain_python(text)}\n")
-    return "\n".join(parts)
+            texts[number] = _plain_python(text)
+            marked += [number] if _grader(cell).get("solution") is True else []
+    answers = marked or [number for number, text in texts.items() if _defines(text)]
+    texts = _without_trials(texts, answers) if answers else texts
+    return "\n".join(f"{CELL.format(number)}\n{text}\n" for number, text in texts.items())
+
+
+def _grader(cell: dict[str, Any]) -> dict[str, Any]:
+    metadata = cell.get("metadata")
+    grader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
+    return grader if isinstance(grader, dict) else {}
 
 
 def _is_test(cell: dict[str, Any]) -> bool:
-    metadata = cell.get("metadata")
-    grader = metadata.get("nbgrader") if isinstance(metadata, dict) else None
-    return isinstance(grader, dict) and grader.get("grade") is True and grader.get("solution") is not True
+    return _grader(cell).get("grade") is True and _grader(cell).get("solution") is not True
+
+
+def _parsed(text: str) -> ast.Module | None:
+    try:
+        return ast.parse(text)
+    except (SyntaxError, ValueError):
+        return None
+
+
+def _defines(text: str) -> bool:
+    """Whether a cell defines a function or a class; one that cannot be read may."""
+    tree = _parsed(text)
+    return tree is None or any(isinstance(node, _DEFINITIONS) for node in tree.body)
+
+
+def _without_trials(texts: dict[int, str], answers: list[int]) -> dict[int, str]:
+    """Leave out, of the other cells, the imports that no answer uses and the statements that use them."""
+    used = set(re.findall(r"\w+", "\n".join(texts[number] for number in answers)))
+    lost: set[str] = set()
+    kept = dict(texts)
+    for number, text in texts.items():
+        tree = _parsed(text)
+        if number in answers or tree is None:
+            continue
+        lines = text.split("\n")
+        for node in tree.body:
+            names = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                module = node.module or "" if isinstance(node, ast.ImportFrom) else node.names[0].name
+                bound = {(n.asname or n.name).partition(".")[0] for n in node.names}
+                out = module.partition(".")[0] not in sys.stdlib_module_names | {"numpy"} and not bound & used
+            else:
+                bound = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+                out = not isinstance(node, _DEFINITIONS) and bool(names & lost)
+            if out:
+                lost |= bound - used
+                lines[node.lineno - 1 : node.end_lineno] = [""] * ((node.end_lineno or 0) - node.lineno + 1)
+        kept[number] = "\n".join(lines)
+    return kept
 
 
 def _plain_python(text: str) -> str:
@@ -152,7 +219,10 @@ def _plain_python(text: str) -> str:
     lines = text.split("\n")
     if text.startswith("%%"):
         lines = ["", *lines[1:]] if text.split()[0] in KEPT_MAGICS else []
-    return "\n".join("" if _notebook_only.match(line) else line for line in lines)
+    plain = "\n".join("" if _notebook_only.match(line) else line for line in lines)
+    if _parsed(plain) is not None:
+        return plain
+    return re.sub(r"(?m)^([ \t]+)(?:%[a-z]|!\w).*", r"\1pass", plain)  # in a block; `% 3` may go on with a line
 
 
 def _markdown(exercise: Exercise) -> str:

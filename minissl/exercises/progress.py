@@ -15,6 +15,10 @@ FOLDER = "minissl-exercises"
 FORMAT = 1
 
 
+class _OtherFormat(InputError):
+    pass
+
+
 @dataclass
 class Entry:
     """One exercise that was started."""
@@ -39,14 +43,28 @@ class Progress:
 
     @classmethod
     def read(cls, folder: Path) -> Progress:
-        """Read a folder's progress; none where it has none yet. Raises InputError where the file is damaged."""
+        """Read a folder's progress; none where it has none yet.
+
+        Raises InputError where the file cannot be read, is damaged, or is a newer minissl's.
+        """
         progress = cls(folder)
         if not progress.path.exists():
             return progress
+        if not progress.path.is_file():
+            raise InputError(f"{progress.path}: is no plain file, expected the progress; move it out of the way")
+        try:
+            progress.path.open("rb").close()
+        except OSError as error:
+            raise InputError(f"{progress.path}: cannot be read ({error.strerror})") from None
         try:
             found = read_json(progress.path)
+            if _of(int, found["format"]) != FORMAT:
+                newer = f"{progress.path}: is of format {found['format']}, expected {FORMAT}"
+                raise _OtherFormat(f"{newer}; use the minissl that wrote it, or another folder")
             progress.current = _of(str, found["current"])
             progress.entries = {name: _entry(value) for name, value in _of(dict, found["exercises"]).items()}
+        except _OtherFormat:
+            raise
         except (InputError, KeyError, TypeError) as error:
             what = str(error) if isinstance(error, InputError) else f"{progress.path}: {error} is not what was written"
             raise InputError(f"{what}; delete it and start them again: your .py files stay as they are") from None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
-from minissl.exercises.exercise import StudentError
+from minissl.exercises.exercise import StudentError, StudentRaised
+from minissl.exercises.notebooks import CELL
 from minissl.exercises.process import KEPT_OUTPUT, Process, ProcessEnded
 
+_cell = re.compile(re.escape(CELL).replace(r"\{\}", r"(\d+)"))
 SECONDS = 20.0  # of one process, which is a whole check, or one run of a student's test
 FLOOD = 1 << 20  # bytes of printing
 SHOWN_LINES = 20
@@ -62,7 +65,7 @@ class Sandbox:
         """Return the first lines that the file printed, and a note where there was more."""
         lines = self._output.decode("utf-8", "replace").splitlines()
         shown = [_plain(line, 200) for line in lines[:SHOWN_LINES]]
-        if self._output_bytes > KEPT_OUTPUT:
+        if KEPT_OUTPUT < self._output_bytes <= FLOOD:  # above that the verdict says it
             return [*shown, self._flood()]
         return shown + [f"… and {len(lines) - SHOWN_LINES} more lines"] * (len(lines) > SHOWN_LINES)
 
@@ -109,7 +112,8 @@ class Sandbox:
             self._failed = StudentError(self._flood())
             raise self._failed
         if "error" in answer:
-            raise StudentError(self._error_words(who, report))
+            kind = StudentRaised if report.get("kind") == "raised" else StudentError
+            raise kind(self._error_words(who, report))
         return answer
 
     def _end_words(self, who: str, ended: ProcessEnded) -> str:
@@ -140,14 +144,14 @@ class Sandbox:
             return f"{who} returned {message}; a test returns nothing, and objects with assert"
         if kind == "result":
             return f"{who} returned what cannot be sent: {message}"
-        return f"{who} raised {_plain(error.get('type'))}{at}: {message}"
+        return f"{who} raised {_plain(error.get('type'))}{at}" + (f": {message}" if message else "")
 
     def _failure(self, error: dict[str, Any]) -> str:
         """Say in one line why a student's test failed."""
         where, message = self._where(error.get("line")), _plain(error.get("message", ""))
         if error.get("type") == "AssertionError":
             return message or f"{where} does not hold"
-        return f"{_plain(error.get('type'))} at {where}: {message}"
+        return f"{_plain(error.get('type'))} at {where}" + (f": {message}" if message else "")
 
     def _flood(self) -> str:
         kilobytes = KEPT_OUTPUT >> 10
@@ -157,7 +161,10 @@ class Sandbox:
         lines = self.source.split("\n")
         if type(line) is not int or not 1 <= line <= len(lines):
             return ""
-        return f"line {line}, `{_plain(lines[line - 1], 100)}`"
+        cells = [(n, found[1]) for n, text in enumerate(lines[:line], 1) if (found := _cell.fullmatch(text))]
+        start, cell = cells[-1] if cells else (0, "")
+        place = f"cell {cell}, line {line - start}" if cell else f"line {line}"
+        return f"{place}, `{_plain(lines[line - 1], 100)}`"
 
 
 def _plain(text: Any, most: int = 300) -> str:

@@ -1,6 +1,7 @@
 """What a student types, and what is said and written."""
 
 import json
+import os
 
 import pytest
 
@@ -121,6 +122,54 @@ def test_progress_that_changes_during_a_check_is_not_believed(do, folder, monkey
     assert Progress.read(folder).entry("double").passed
 
 
+def test_two_checks_at_once_lose_no_pass(do, folder, monkeypatch):
+    do("start", "triple")
+    do("start", "double")
+
+    def check(exercise, source):
+        meanwhile = Progress.read(folder)
+        meanwhile.entry("triple").passed = "2025-01-31"
+        meanwhile.write()
+        return Checked(Verdict(True, [], 1.0), [])
+
+    monkeypatch.setattr(commands, "check_source", check)
+    assert do("check")[0] == 0
+    assert all(Progress.read(folder).entry(name).passed for name in ("double", "triple"))
+
+
+def test_a_check_of_another_than_the_current_one_says_whose_hint_it_means(do, quick):
+    do("start", "double")
+    do("start", "triple")
+    assert do("check", "double")[1].endswith("not passed yet; 2 hints: minissl exercise hint double")
+    do("hint", "double")
+    assert do("check", "double")[1].endswith("not passed yet; 1 hint: minissl exercise hint double")
+    assert do("check")[1].endswith("not passed yet; 2 hints: minissl exercise hint")
+
+
+def test_an_output_without_the_marks_gets_words(do, quick, folder, shelf, monkeypatch):
+    class Ascii:
+        encoding = "ascii"
+
+    do("start")
+    (folder / "01_double.py").write_text("right")
+    do("start")
+    monkeypatch.setattr(commands.sys, "stdout", Ascii())
+    assert "\n  ok value\n" in do("check", "1")[1]
+    assert "\n  no value\n" in do("check")[1]
+    assert [line[4:].split()[0] for line in do_list(do)[1][:2]] == ["ok", "started"]
+    assert all(line.isascii() for line in do_list(do)[1])
+    monkeypatch.setattr("minissl.exercises.grading.check_source", commands.check_source)
+    lines = []
+    commands.grade(folder, lines.append)
+    assert lines[1].split()[-2:] == ["ok", "no"]
+    assert all(line.isascii() for line in lines)
+
+
+def test_a_folder_that_is_not_there_is_not_listed(shelf, tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder; minissl exercise start makes it"):
+        commands.list_exercises(tmp_path / "nowhere", print)
+
+
 def test_passing_is_remembered_and_a_later_slip_is_told(do, quick, folder):
     do("start")
     assert "your file printed:\n  | hello" in do("check")[1]
@@ -217,6 +266,10 @@ def write(path, content):
     [
         (lambda p: p.unlink(), "no such file; minissl exercise start double writes it"),
         (lambda p: p.rename(p.with_name("1_double.py")), "no such file; is it 1_double.py now"),
+        (lambda p: p.rename(p.with_name("02_triple.py")), "no such file; minissl exercise start double writes it"),
+        (lambda p: (p.unlink(), p.symlink_to("gone")), "is a link to gone, which is not there; expected the file"),
+        (lambda p: (p.unlink(), os.mkfifo(p)), "is a pipe, a socket or a device, expected the file of exercise double"),
+        (lambda p: (p.unlink(), p.symlink_to("/dev/zero")), "is a pipe, a socket or a device"),
         (lambda p: (p.unlink(), p.mkdir()), "is a folder, expected the file of exercise double"),
         (lambda p: p.write_bytes(b""), "is empty; minissl exercise reset double writes a fresh one"),
         (lambda p: p.write_bytes(b" \n\n"), "is empty"),

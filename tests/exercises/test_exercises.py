@@ -14,6 +14,7 @@ from minissl.exercises.catalogue import GRADERS, exercise, exercises
 from minissl.exercises.exercise import StudentError
 from minissl.exercises.graders_tests import grade_test
 from minissl.exercises.sandbox import Sandbox
+from minissl.recipes.own_ops import check_own_ops, load_own_ops, ops_that_run
 
 ALL = exercises()
 CASTS = {"test_layer_norm": suspects.LAYER_NORM, "test_attention": suspects.ATTENTION}
@@ -44,11 +45,19 @@ class InProcess:
         return None
 
 
+LOSS = """
+def ops_loss(scores, targets):
+    scores = scores - scores.max(axis=-1, keepdims=True)
+    log_probs = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    return -log_probs[np.arange(len(targets)), targets].mean()
+"""
+
+
 def edited(name, old, new):
     """The solution with one slip in it."""
     solution = exercise(name).solution
     assert solution.count(old) == 1, f"{name}: {old!r} occurs {solution.count(old)} times"
-    return solution.replace(old, new)
+    return solution.replace(old, new) + LOSS * ("ops_loss" in new)
 
 
 # exercise, what stands in the solution, what a student writes instead, words of the verdict
@@ -58,9 +67,34 @@ WRONG = [
     ("numerical_derivative", "below[i] -= step", "", "only one of above and below"),
     ("numerical_derivative", "return gradient", "return gradient.ravel()", "shape: gradient has shape"),
     ("numerical_derivative", "return gradient", "return gradient.tolist()", "returned: gradient is a list"),
+    ("numerical_derivative", "(2 * step)", "2 * step", "put brackets around"),
+    ("numerical_derivative", "np.ndindex(x.shape)", "range(len(x))", "a whole row has moved at once"),
+    ("broadcasting_sums", "np.sum(dx, axis=stretched, keepdims=True)", "np.sum(dx, axis=stretched)",
+     "keepdims=True keeps them"),
+    ("broadcasting_sums", "range(added)", "range(len(shape), dy.ndim)", "adds axes on the left"),
+    ("gelu", "math.sqrt(2 * math.pi)", "(math.sqrt(2) * math.pi)", "π belongs under the root"),
+    ("gelu", "np.exp(-0.5 * x * x)", "np.exp(0.5 * x * x)", "lost its minus"),
+    ("softmax", "(y * dy).sum(axis=-1, keepdims=True)", "y * dy", "sum over the row is missing"),
+    ("softmax", "y * (dy - (y * dy).sum(axis=-1, keepdims=True))", "y * dy", "the row's part is missing"),
+    ("softmax", "(y * dy).sum(axis=-1, ", "(y * dy).sum(", "its own entries, the last axis"),
+    ("softmax", "(y * dy).sum(", "(y * dy).mean(", "a mean over the row"),
+    ("softmax", "(y * dy).sum(", "dy.mean(", "weighs each dy_i with y_i"),
+    ("softmax", "dy - (y", "dy + (y", "it is taken off"),
+    ("masked_cross_entropy", "    scores = scores - ", "    z = np.exp(logits - logits.max(-1, keepdims=True))\n"
+     "    grad = z / z.sum(-1, keepdims=True) - np.eye(logits.shape[-1], dtype=logits.dtype)[labels.clip(0)]\n"
+     "    return ops_loss(scores, targets), grad / len(rows)\n    scores = scores - ", "it is 0 there"),
+    ("masked_cross_entropy", "dlogits / len(rows)", "dlogits / (labels != IGNORE).sum()", "int\\(…\\) of a count"),
+    ("layer_norm", "mean_part = dnormed.mean(", "mean_part = dnormed.sum(", "means are asked"),
+    ("layer_norm", "mean_part - variance_part", "mean_part + variance_part", "a sign is wrong"),
+    ("layer_norm", "(dnormed * normed).mean(axis=-1, keepdims=True)",
+     "(dnormed * normed).sum(axis=-1, keepdims=True) / (dy.shape[-1] - 1)", "divided by D - 1"),
+    ("layer_norm", "dx = inv_std * (dnormed - mean_part - variance_part)",
+     "dx = (dnormed - mean_part - variance_part) / inv_std", "holds the inverse already"),
     ("linear", "drows.T @ rows", "rows.T @ drows", "shape: dweight"),
     ("linear", "np.sum(drows, axis=0)", "np.sum(dy, axis=0)", "shape: dbias has shape \\(4, 8\\), expected"),
     ("linear", "np.sum(drows, axis=0)", "np.mean(drows, axis=0)", "0.25 times the right one"),
+    ("layer_norm", "return dx, (dy * normed).sum(axis=leading), dy.sum(axis=leading)",
+     "return dx, dy.sum(axis=leading), (dy * normed).sum(axis=leading)", "gradient of gain is the gradient of bias"),
     ("linear",  "drows.T @ rows, np.sum(drows, axis=0)", "drows.T @ rows", "expected dx, dweight, dbias"),
     ("broadcasting_sums", "keepdims=True", "keepdims=False", "shape: dx"),
     ("broadcasting_sums", "dx = np.sum(", "dx = np.mean(", "value: dx"),
@@ -170,6 +204,39 @@ def test_a_wrong_answer_fails_with_the_words_that_help(wrong):
     assert [line[0] for line in verdict.lines].count("✗") == 1
 
 
+def test_division_by_rate_in_place_of_the_share_that_is_kept():
+    source = edited("dropout", "1 / (1 - rate)", "1 / rate")
+    e = exercise("dropout")
+    with pytest.raises(StudentError, match=r"rate 0.0.*") as caught, Sandbox(source, e.file_name) as student:
+        e.grade(student)
+    assert "divided by 1 - rate, which is 1 here, not by rate" in str(caught.value)
+
+
+def test_an_object_array_is_called_one():
+    source = edited("softmax", "return y * (dy - (y * dy)", "return y.astype(object) * (dy - (y * dy)")
+    e = exercise("softmax")
+    with Sandbox(source, e.file_name) as student:
+        assert "dx is <array of dtype object" in e.grade(student).lines[0]
+
+
+def test_a_product_that_cannot_be_is_told_with_its_shapes():
+    source = edited("linear", "drows.T @ rows", "drows @ rows")
+    e = exercise("linear")
+    with pytest.raises(StudentError) as caught, Sandbox(source, e.file_name) as student:
+        e.grade(student)
+    message = str(caught.value)
+    assert re.search(r": drows \(4, 8\) @ rows \(4, 7\): the inner sizes differ; is a transpose missing\?", message)
+    assert "(in the case " in message
+    assert "gufunc" not in message
+
+
+def test_the_attention_of_the_exercise_trains_a_bert(tmp_path):
+    file = tmp_path / "10_attention.py"
+    file.write_text(exercise("attention").solution, encoding="utf-8")
+    own = load_own_ops(file, ops_that_run(nsp=False, dropout=False))
+    assert check_own_ops(own, lambda line: None)
+
+
 def test_every_exercise_has_wrong_answers():
     assert {wrong[0] for wrong in WRONG} | set(CASTS) == {e.name for e in ALL}
 
@@ -196,6 +263,7 @@ def test_the_students_file_needs_only_numpy_and_math():
 def test_an_exercise_is_found_by_number_and_by_name():
     for asked in ("masked_cross_entropy", "masked-cross-entropy", 6, "6", "06", "06_masked_cross_entropy.py"):
         assert exercise(asked).number == 6
+    assert exercise("minissl-exercises/05_softmax.py").number == 5
     with pytest.raises(InputError, match="did you mean softmax"):
         exercise("sofmax")
     with pytest.raises(InputError, match="test_layer_norm"):

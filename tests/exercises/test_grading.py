@@ -1,13 +1,14 @@
 """From files to scores: whatever is handed in, there is a verdict."""
 
 import json
+import os
 import sys
 
 import pytest
 
 from minissl.errors import InputError
 from minissl.exercises.exercise import Verdict
-from minissl.exercises.grading import as_json, check_source, grade_folder, gradescope, students
+from minissl.exercises.grading import as_json, check_source, grade_folder, gradescope, read_source, students
 
 RIGHT = "def double(x):\n    return 2 * x\n"
 
@@ -61,7 +62,7 @@ def test_one_students_folder(shelf, checked, tmp_path):
         ("double", "01_double.py"),
         ("triple", "triple.ipynb"),
     ]
-    assert checked == [("double", RIGHT), ("triple", "# cell 1\n\nx = 1\n")]
+    assert checked == [("double", RIGHT), ("triple", "# cell 1 of the notebook\n\nx = 1\n")]
     assert report.score == 1
 
 
@@ -98,6 +99,49 @@ def test_what_cannot_be_graded_has_a_line_and_the_rest_goes_on(shelf, checked, t
     assert lines[2] == ["✗ no file: expected 01_double.py or double.ipynb"]
     assert "has no list of cells" in lines[3][0]
     assert checked == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links")
+def test_links_odd_names_and_closed_folders(shelf, checked, tmp_path, monkeypatch):
+    for name in ("ada\x1b[31m\n", "bob"):
+        (tmp_path / "all" / name).mkdir(parents=True)
+        (tmp_path / "all" / name / "01_double.py").write_text(RIGHT)
+    (tmp_path / "all" / "cem").symlink_to(tmp_path / "all" / "bob")
+    (tmp_path / "all" / "dan").mkdir()
+    scandir = os.scandir
+
+    def scan(path):
+        if str(path).endswith("dan"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", scan)
+    reports = list(grade_folder(tmp_path / "all", shelf))
+    assert [(r.student, r.score) for r in reports] == [("ada\\x1b[31m\\n", 1), ("bob", 1), ("dan", 0)]
+    assert reports[2].graded[0].verdict.lines[0].endswith("dan: cannot be read (Permission denied)")
+
+
+TRIALS = (
+    "import matplotlib.pyplot as plt\nimport math\nfigure = plt.figure()\nfigure.show()\nhalf = math.pi / 2",
+    "%matplotlib inline\ndef double(x):\n    %time y = 1\n    z = (5\n         % 3)\n    return half / half * 2 * x",
+    "plt.plot(double(3))",
+)
+
+
+def test_trials_beside_the_solution_cost_nothing(shelf, tmp_path):
+    (tmp_path / "double.ipynb").write_text(notebook(*TRIALS))
+    source = read_source(tmp_path / "double.ipynb", shelf[0])
+    assert "plt" not in source
+    assert check_source(shelf[0], source).verdict.passed
+
+
+def test_a_notebooks_cell_is_named(shelf, tmp_path):
+    (tmp_path / "double.ipynb").write_text(notebook("a = 1", "\ndef double(x):\n    return x / 'a'"))
+    verdict = check_source(shelf[0], read_source(tmp_path / "double.ipynb", shelf[0])).verdict
+    assert "at cell 2, line 3, `return x / 'a'`" in verdict.lines[0]
+    (tmp_path / "double.ipynb").write_text(notebook("import torch\ndef double(x):\n    return torch.add(x, x)"))
+    verdict = check_source(shelf[0], read_source(tmp_path / "double.ipynb", shelf[0])).verdict
+    assert "cell 1, line 1, `import torch`: imports torch: these exercises use NumPy" in verdict.lines[0]
 
 
 def test_nothing_to_grade(shelf, tmp_path):

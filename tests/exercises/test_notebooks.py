@@ -39,6 +39,14 @@ def test_export(shelf, tmp_path):
         "source/minissl/triple.ipynb",
     ]
     assert json.loads(paths[1].read_text(encoding="utf-8")) == notebook(shelf[1])
+    assert export_notebooks(tmp_path) == paths  # again, over the same
+    changed = notebook(shelf[1]) | {"metadata": {}}
+    paths[1].write_text(json.dumps(changed))
+    paths[0].unlink()
+    with pytest.raises(InputError, match=r"triple.ipynb: is there and differs from minissl's; move it away"):
+        export_notebooks(tmp_path)
+    assert json.loads(paths[1].read_text()) == changed
+    assert not paths[0].exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="is a file in its way"):
         export_notebooks(tmp_path / "file")

@@ -1,6 +1,7 @@
 """Progress survives, and a damaged file is refused with what to do."""
 
 import json
+import os
 from datetime import date
 
 import pytest
@@ -68,6 +69,30 @@ def test_damaged(tmp_path, path, value):
 def test_not_even_json_or_incomplete(tmp_path, content):
     (tmp_path / FILE).write_text(content)
     with pytest.raises(InputError, match="delete it"):
+        Progress.read(tmp_path)
+
+
+def test_another_format_is_not_called_damaged(tmp_path):
+    (tmp_path / FILE).write_text(json.dumps(GOOD | {"format": 2}))
+    with pytest.raises(InputError, match=r"is of format 2, expected 1; use the minissl that wrote it") as caught:
+        Progress.read(tmp_path)
+    assert "delete" not in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path, monkeypatch):
+    (tmp_path / FILE).write_text(json.dumps(GOOD))
+
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)$"):
+        Progress.read(tmp_path)
+
+
+def test_a_pipe_in_its_place_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / FILE)
+    with pytest.raises(InputError, match="is no plain file, expected the progress"):
         Progress.read(tmp_path)
 
 

@@ -79,6 +79,51 @@ def restored(x):
 def leaves(x):
     sys.exit(0)
 
+def hunts(x):
+    import gc
+    hook, = (f for f in gc.get_objects() if getattr(f, "__name__", "") == "refuse")
+    hook.__code__ = (lambda *arguments: None).__code__
+
+def recodes(x):
+    same.__code__ = draw.__code__
+
+def frames(x):
+    # what the hook itself lets out, its exception's frame, and from there every function within reach
+    import builtins, posixpath
+    try:
+        open("/etc/hostname")
+    except PermissionError as error:
+        trace = error.__traceback__
+    while trace.tb_next:
+        trace = trace.tb_next
+    frame = trace.tb_frame
+    for value in [*frame.f_locals.values()]:
+        for cell in getattr(value, "__closure__", None) or ():
+            cell.cell_contents = None
+        assert type(value).__name__ not in ("dict", "list", "set", "function", "mappingproxy"), value
+    for name, value in frame.f_globals.items():
+        if type(value) is dict and name.isupper():
+            value.clear()
+    kept = builtins.isinstance, posixpath.realpath
+    builtins.isinstance, posixpath.realpath = lambda a, b: True, lambda path, **kw: np.__file__
+    try:
+        return open("/etc/hostname").read()
+    finally:
+        builtins.isinstance, posixpath.realpath = kept
+
+class Liar(str):
+    def startswith(self, *rest):
+        return True
+    def split(self, *rest):
+        return []
+    replace = lambda self, *rest: self
+
+def lies(path):
+    return os.close(os.open(Liar(path), os.O_RDONLY))
+
+def leaves_upwards(path):
+    return open(os.path.dirname(os.__file__) + "/.." * 20 + path).read()
+
 def deep(x):
     return deep(x)
 
@@ -99,6 +144,9 @@ class Silent(Exception):
 
 def silent(x):
     raise Silent
+
+def out(x):
+    raise MemoryError
 
 def noisy(x):
     raise ValueError("one\\n✓ passed\\x1b[32m" + "!" * 5000)
@@ -239,13 +287,15 @@ def at(code):
 
 SENTENCES = {
     "todo": f"not done yet: todo stops at {at('raise NotImplementedError')}",
-    "wrong_shapes": f"wrong_shapes raised ValueError at {at('return x @ np.ones(7)')}: matmul: ",
+    "wrong_shapes": f"wrong_shapes raised ValueError at {at('return x @ np.ones(7)')}: "
+    "x (2, 3) @ np.ones(7) (7,): the inner sizes differ; is a transpose missing?",
     "leaves": f"leaves leaves Python at {at('sys.exit(0)')} (SystemExit); return a value instead",
     "deep": f"deep raised RecursionError at {at('return deep(x)')}: maximum recursion",
     "nested": "nested returned what cannot be sent: maximum recursion",
     "huge": "huge returned what cannot be sent: more than 64 MB",
     "memory": f"memory raised MemoryError at {at('return np.ones((10**9, 10**9))')}",
-    "silent": f"silent raised Silent at {at('raise Silent')}: ",
+    "silent": f"silent raised Silent at {at('raise Silent')}",
+    "out": f"out raised MemoryError at {at('raise MemoryError')}",
     "imports": f"{at('import torch.nn')}: imports torch: these exercises use NumPy alone; write the gradient yourself",
     "imports_answers": f"{at('from minissl.ops import softmax_forward')}: imports minissl: these exercises use",
     "imports_helper": f"{at('import my_helper')}: imports my_helper: an exercise is one file",
@@ -255,6 +305,8 @@ SENTENCES = {
     "connects": f"connects raised PermissionError at {at('socket.socket()')}: the file opens a connection",
     "calls_c": f"calls_c raised PermissionError at {at('ctypes.CDLL(None).fork()')}: the file calls C functions",
     "kills": "kills raised PermissionError at line ",
+    "hunts": "hunts raised PermissionError at line ",
+    "recodes": f"recodes raised PermissionError at {at('same.__code__ = draw.__code__')}: the file changes the code",
     "no_such": "there is no function no_such in the file (it has Cache, softmax_forward, softmax_backward, ",
 }
 
@@ -265,6 +317,7 @@ def test_one_sentence_for_each_failure(student, name):
     with pytest.raises(StudentError) as caught:
         student.function(name)(np.ones((2, 3)))
     assert str(caught.value).startswith(SENTENCES[name])
+    assert not str(caught.value).endswith(":")
     assert "\n" not in str(caught.value)
 
 
@@ -308,6 +361,15 @@ def test_neither_answers_nor_anyone_elses_files_are_read(student, tmp_path):
     for path in (Path(child.__file__).parents[1] / "ops" / "__init__.py", link, anothers, "/proc/self/environ"):
         with pytest.raises(StudentError, match="the file reads another"):
             student.function("reads")(str(path))
+
+
+def test_the_fence_has_nothing_to_take_hold_of(tmp_path):
+    anothers = tmp_path / FILE
+    anothers.write_text("")
+    with Sandbox(FUNCTIONS, FILE) as sandbox:
+        for name in ("frames", "lies", "leaves_upwards", "reads"):
+            with pytest.raises(StudentError, match="the file reads another"):
+                sandbox.function(name)(str(anothers))
 
 
 def test_answers_are_not_read_where_minissl_is_installed_among_pythons_own_packages():
@@ -368,6 +430,15 @@ def test_a_loop_without_end_that_prints_for_ever_too():
     assert len(sandbox._output) == process.KEPT_OUTPUT
     with pytest.raises(StudentError, match="still running"):
         sandbox.function("f")
+
+
+@posix
+def test_a_flood_is_told_once():
+    _, sandbox = ending("def f(x):\n    print('hello ' * 300_000)\n    return x")
+    assert not any("more than" in line for line in sandbox.printed())
+    with Sandbox("print('hello ' * 20_000)\ndef f(x):\n    return x", FILE) as sandbox:
+        sandbox.function("f")(1)
+    assert sandbox.printed()[-1].startswith("your file printed more than 64 kB")
 
 
 def test_what_arrives_after_the_last_answer_counts_too(monkeypatch):

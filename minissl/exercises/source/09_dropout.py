@@ -8,7 +8,7 @@ of y is x and evaluation needs no change (inverted dropout):
 Write `dropout_forward(x, rate, rng)`: draw from `rng`, a NumPy Generator, and from nothing else.
 Return y (…) and the cache, whatever the given backward must multiply dy by.
 
-Check it with `minissl exercise check`. It goes with lesson 3.
+Check it with `minissl exercise check`. It goes with lesson 4.
 """
 
 import numpy as np

@@ -8,7 +8,10 @@ has no weights at all, and y is 0 there.
 
 Write `attention_backward(dy, cache)`: from dy (…, T, K') return dq, dk, dv.
 
-Check it with `minissl exercise check`. It goes with lesson 4.
+Check it with `minissl exercise check`. It goes with lesson 4. Once it passes, train a BERT with it; it
+knows no dropout, hence the 0:
+
+    minissl pretrain --with minissl-exercises/10_attention.py --data hmm --dropout 0
 """
 
 import math

@@ -13,7 +13,7 @@ The decay λ acts on w itself: it never enters m or v (decoupled).
 Write `adamw_step(w, g, m, v, t, lr, …)`: return the new m, v and w, arrays of the shape of w.
 Change none of the old ones.
 
-Check it with `minissl exercise check`.
+Check it with `minissl exercise check`. It goes with lesson 6.
 """
 
 import numpy as np
