@@ -455,7 +455,8 @@ def _note_repetition(
     for name in differ:
         a, b, c = first[name], second[name], third[name]
         grows = a.shape == b.shape == c.shape and np.allclose(b - a, c - b, rtol=1e-6, atol=0) and np.any(b - a)
-        if grows or (name in anew and anew[name].tobytes() == a.tobytes()):
+        settled = b.tobytes() == c.tobytes()  # nothing is drawn, so the first call left something behind
+        if grows or settled or (name in anew and anew[name].tobytes() == a.tobytes()):
             message = (
                 f"a second backward gives another gradient of {name}: the first changed something that is kept between "
                 "calls (a buffer that is added to, a cache that is used up)"
