@@ -10,7 +10,18 @@ import pytest
 
 import minissl
 
-HEAVY = ["huggingface_hub", "matplotlib", "safetensors", "tqdm", "threadpoolctl", "scipy", "torch", "transformers", "tokenizers", "cupy"]
+HEAVY = [
+    "huggingface_hub",
+    "matplotlib",
+    "safetensors",
+    "tqdm",
+    "threadpoolctl",
+    "scipy",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "cupy",
+]
 ROOMS = ["gradcheck", "kernels", "models", "nn", "ops", "pretext", "text", "training"]
 
 
