@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from minissl.backend import require_ids
 from minissl.errors import InputError
 from minissl.files import read_json, write_json, write_whole
-from minissl.text.wordpiece import MAX_WORD_CHARS, longest_match, split_chunks, split_words
+from minissl.text.encoding import BatchEncoding, Span, as_pairs, join, pad, pair_windows, truncate, windows
+from minissl.text.wordpiece import (
+    MAX_WORD_CHARS,
+    align_words,
+    find_chunks,
+    longest_match,
+    split_chunks,
+    split_words,
+)
 
 Ids = Sequence[int] | NDArray[Any]
 
@@ -30,16 +38,6 @@ _TIGHTER |= {" 've": "'ve", " 're": "'re"}
 _CONFIG_TYPES: dict[str, type] = {"do_lower_case": bool, "strip_accents": bool, "tokenize_chinese_chars": bool}
 _CONFIG_TYPES |= {"model_max_length": int, "padding_side": str, "clean_up_tokenization_spaces": bool}
 _CONFIG_TYPES |= {f"{name}_token": str for name in ("unk", "sep", "pad", "cls", "mask")}
-
-
-class BatchEncoding(dict[str, Any]):
-    """What a model takes: a dict whose entries can be read as attributes too."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(f"this encoding has no {name!r}, it has {', '.join(self)}") from None
 
 
 class BertTokenizer:
@@ -94,6 +92,7 @@ class BertTokenizer:
         longest_first = sorted(self.all_special_tokens, key=len, reverse=True)
         self._special_regex = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
         self._chunk_ids: dict[str, list[int]] = {}
+        self._chunk_spans: dict[str, list[Span]] = {}
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], **overrides: Any) -> BertTokenizer:
@@ -156,10 +155,7 @@ class BertTokenizer:
         ids: list[int] = []
         for word in split_words(chunk, self.do_lower_case, self.strip_accents, self.tokenize_chinese_chars):
             ids += longest_match(word, self.vocab) or [self.unk_token_id]
-        if len(chunk) <= _CACHED_CHARS:
-            if len(self._chunk_ids) >= _CACHED_CHUNKS:
-                self._chunk_ids.clear()
-            self._chunk_ids[chunk] = ids
+        _remember(self._chunk_ids, chunk, ids)
         return ids
 
     def _encode_text(self, text: str) -> list[int]:
@@ -168,6 +164,35 @@ class BertTokenizer:
         for index, part in enumerate(self._special_regex.split(text)):
             ids += [self.vocab[part]] if index % 2 else self.encode_words(part)
         return ids
+
+    def _find_spans(self, text: str) -> list[Span]:
+        """Return where in the text each token of `_encode_text` stands."""
+        spans: list[Span] = []
+        begin = 0
+        for index, part in enumerate(self._special_regex.split(text)):
+            if index % 2:
+                spans.append((begin, begin + len(part)))
+            else:
+                for place, chunk in find_chunks(part):
+                    known = self._chunk_spans.get(chunk) or self._find_chunk_spans(chunk)
+                    at = begin + place
+                    spans += [(at + start, at + stop) for start, stop in known]
+            begin += len(part)
+        return spans
+
+    def _find_chunk_spans(self, chunk: str) -> list[Span]:
+        """Work out where in text without whitespace its tokens stand, and remember it within bounds."""
+        spans: list[Span] = []
+        for word, places in align_words(chunk, self.do_lower_case, self.strip_accents, self.tokenize_chinese_chars):
+            pieces = longest_match(word, self.vocab)
+            lengths = [len(word)] if pieces is None else [len(self._tokens[index]) for index in pieces]
+            start = 0
+            for length in lengths:
+                stop = start + length - (2 if start else 0)  # without the "##"
+                spans.append((places[start], places[stop - 1] + 1))
+                start = stop
+        _remember(self._chunk_spans, chunk, spans)
+        return spans
 
     def __call__(
         self,
@@ -178,16 +203,22 @@ class BertTokenizer:
         padding: bool | str = False,
         truncation: bool | str | None = None,
         max_length: int | None = None,
+        stride: int = 0,
         padding_side: str | None = None,
         return_tensors: str | None = None,
         return_token_type_ids: bool | None = None,
         return_attention_mask: bool | None = None,
+        return_overflowing_tokens: bool = False,
         return_special_tokens_mask: bool = False,
+        return_offsets_mapping: bool = False,
     ) -> BatchEncoding:
         """Encode a text as [CLS] a [SEP], a pair as [CLS] a [SEP] b [SEP], or a list of texts or of pairs.
 
         `padding`: True or "longest", "max_length". `truncation`: True or "longest_first", "only_first", "only_second".
         The length is `max_length`, else `model_max_length`; `max_length` without `padding` truncates.
+        `return_overflowing_tokens`: what is cut off comes back as further rows, windows that share `stride` tokens,
+        and `overflow_to_sample_mapping` says which text each row is from. `return_offsets_mapping`: `offset_mapping`
+        holds each token's (start, stop) in its own text, (0, 0) for special tokens and padding.
         Returns a list of ids for one text, a list of lists for several, int64 arrays (B, T) for `return_tensors="np"`.
         InputError: an unknown option, a length that cannot be reached, rows of several lengths for one array.
         """
@@ -200,40 +231,67 @@ class BertTokenizer:
         side = _option("padding_side", padding_side or self.padding_side, _SIDES)
         if max_length is None and self.model_max_length <= _UNLIMITED:
             max_length = self.model_max_length
-        rows = []
-        for first, second in _as_pairs(text, text_pair):
+        rows: list[dict[str, list[Any]]] = []
+        samples: list[int] = []
+        for sample, (first, second) in enumerate(as_pairs(text, text_pair)):
             a, b = self._encode_text(first), None if second is None else self._encode_text(second)
+            n_a, n_b = len(a), 0 if b is None else len(b)
             if cut is not None and max_length is not None:
-                a, b = _truncate(a, b, cut, max_length, add_special_tokens)
-            rows.append(self._row(a, b, add_special_tokens))
+                n_special = (2 if b is None else 3) if add_special_tokens else 0
+                n_a, n_b = truncate(n_a, None if b is None else n_b, cut, max_length, n_special)
+            parts = [((0, n_a), (0, n_b))]
+            if return_overflowing_tokens:
+                parts = pair_windows(windows(len(a), n_a, stride), windows(len(b or ()), n_b, stride))
+            spans_a = self._find_spans(first) if return_offsets_mapping else []
+            spans_b = None if b is None else self._find_spans(second or "") if return_offsets_mapping else []
+            for part_a, part_b in parts:
+                row = self._row(a[slice(*part_a)], None if b is None else b[slice(*part_b)], add_special_tokens)
+                if return_offsets_mapping:
+                    spans = spans_a[slice(*part_a)], None if spans_b is None else spans_b[slice(*part_b)]
+                    row["offset_mapping"] = join(*spans, [[(0, 0)] if add_special_tokens else []] * 3)
+                rows.append(row)
+            samples += [sample] * len(parts)
         longest = max(len(row["input_ids"]) for row in rows)
         length = {None: 0, "longest": longest, "max_length": max_length or 0}[pad_to]
-        fillers = {"input_ids": self.pad_token_id}
+        fillers: dict[str, Any] = {"input_ids": self.pad_token_id}
         if return_token_type_ids is not False:
             fillers["token_type_ids"] = 0
         if return_attention_mask is not False:
             fillers["attention_mask"] = 0
         if return_special_tokens_mask:
             fillers["special_tokens_mask"] = 1
-        columns = {name: [_pad(row[name], length, filler, side) for row in rows] for name, filler in fillers.items()}
-        if return_tensors == "np":
-            if len({len(row) for row in columns["input_ids"]}) > 1:
-                raise InputError("the texts have several lengths, an array has one; add padding=True")
-            return BatchEncoding({name: np.array(column, dtype=np.int64) for name, column in columns.items()})
-        if isinstance(text, str):
-            return BatchEncoding({name: column[0] for name, column in columns.items()})
-        return BatchEncoding(columns)
+        if return_offsets_mapping:
+            fillers["offset_mapping"] = (0, 0)
+        columns: dict[str, list[Any]] = {
+            name: [pad(row[name], length, filler, side) for row in rows] for name, filler in fillers.items()
+        }
+        sequence_ids = [pad(row["sequence_ids"], length, None, side) for row in rows]
+        if return_overflowing_tokens:
+            columns["overflow_to_sample_mapping"] = samples
+        elif isinstance(text, str) and return_tensors is None:
+            return BatchEncoding({name: column[0] for name, column in columns.items()}, sequence_ids)
+        if return_tensors is None:
+            return BatchEncoding(columns, sequence_ids)
+        if len({len(row) for row in columns["input_ids"]}) > 1:
+            raise InputError("the texts have several lengths, an array has one; add padding=True")
+        return BatchEncoding({name: np.array(column, dtype=np.int64) for name, column in columns.items()}, sequence_ids)
 
-    def _row(self, a: list[int], b: list[int] | None, add_special_tokens: bool) -> dict[str, list[int]]:
+    def _row(self, a: list[int], b: list[int] | None, add_special_tokens: bool) -> dict[str, list[Any]]:
         """Put the special tokens round one or two texts, and say of each position what it is."""
-        cls, sep = ([self.cls_token_id], [self.sep_token_id]) if add_special_tokens else ([], [])
-        ids, types = cls + a + sep, [0] * len(cls + a + sep)
-        special = [1] * len(cls) + [0] * len(a) + [1] * len(sep)  # not those that the text itself spells
-        if b is not None:
-            ids, types = ids + b + sep, types + [1] * len(b + sep)
-            special += [0] * len(b) + [1] * len(sep)
-        ones = [1] * len(ids)
-        return {"input_ids": ids, "token_type_ids": types, "attention_mask": ones, "special_tokens_mask": special}
+        n_a, n_b, n_edge = len(a), 0 if b is None else len(b), int(add_special_tokens)
+
+        def column(of_a: Any, of_b: Any, *edges: Any) -> list[Any]:
+            return join([of_a] * n_a, None if b is None else [of_b] * n_b, [[edge] * n_edge for edge in edges])
+
+        special_ids = (self.cls_token_id, self.sep_token_id, self.sep_token_id)
+        ids = join(a, b, [[edge] * n_edge for edge in special_ids])
+        return {
+            "input_ids": ids,
+            "token_type_ids": column(0, 1, 0, 0, 1),
+            "attention_mask": [1] * len(ids),
+            "special_tokens_mask": column(0, 0, 1, 1, 1),  # not those that the text itself spells
+            "sequence_ids": column(0, 1, None, None, None),
+        }
 
     def encode(self, text: str, text_pair: str | None = None, **options: Any) -> list[int]:
         """Return the `input_ids` that calling the tokenizer with the same arguments gives."""
@@ -299,66 +357,19 @@ class BertTokenizer:
 BertTokenizerFast = BertTokenizer
 
 
+def _remember(cache: dict[str, Any], chunk: str, value: Any) -> None:
+    """Keep a chunk's result; long chunks are left out, and a full cache begins anew."""
+    if len(chunk) <= _CACHED_CHARS:
+        if len(cache) >= _CACHED_CHUNKS:
+            cache.clear()
+        cache[chunk] = value
+
+
 def _option(name: str, value: Any, meanings: Mapping[Any, str | None]) -> Any:
     """Return what an option's value means."""
     if value not in meanings:
         raise InputError(f"{name}={value!r}: expected one of {', '.join(map(repr, meanings))}")
     return meanings[value]
-
-
-def _as_pairs(text: Any, text_pair: Any) -> list[tuple[str, str | None]]:
-    """Bring every accepted form of input to a list of (text, second text or None)."""
-    pairs: list[Any]
-    if isinstance(text, str):
-        pairs = [(text, text_pair or None)]  # as in Hugging Face, an empty second text is none here, but not in a list
-    elif not isinstance(text, list | tuple) or not text:
-        raise InputError(f"text to encode: expected a string or a list of strings with something in it, got {text!r}")
-    elif text_pair is None:
-        pairs = [(item, None) if isinstance(item, str) else item for item in text]
-    elif isinstance(text_pair, list | tuple) and len(text_pair) == len(text):
-        pairs = list(zip(text, text_pair, strict=True))
-    else:
-        raise InputError(f"text_pair: for a list of {len(text)} texts, expected a list of {len(text)} second texts")
-    for pair in pairs:
-        fits = isinstance(pair, list | tuple) and len(pair) == 2
-        if not fits or not isinstance(pair[0], str) or not isinstance(pair[1], str | None):
-            raise InputError(f"text to encode: expected a string or a pair of strings, got {pair!r}")
-    return pairs
-
-
-def _truncate(
-    a: list[int], b: list[int] | None, cut: str, max_length: int, add_special_tokens: bool
-) -> tuple[list[int], list[int] | None]:
-    """Shorten one or two texts at their ends, until they fit beside their special tokens.
-
-    "longest_first" takes from the longer text until both are equally long, then from both. InputError: impossible.
-    """
-    n_special = (2 if b is None else 3) if add_special_tokens else 0
-    room = max_length - n_special
-    excess = len(a) + len(b or ()) - room
-    if room < 0:  # Hugging Face would silently return everything, longer than asked
-        raise InputError(f"max_length {max_length} has no room for the {n_special} special tokens; make it longer")
-    if excess <= 0:
-        return a, b
-    if room == 0:
-        return [], None if b is None else []
-    if cut == "longest_first":
-        if b is None:
-            return a[:room], None
-        n_shorter = min(len(a), len(b), room // 2)
-        n_first = n_shorter if len(a) <= len(b) else room - n_shorter
-        return a[:n_first], b[: room - n_first]
-    target = a if cut == "only_first" else b
-    if target is None or len(target) <= excess:
-        given = "no second text was given" if target is None else f"it has {len(target)} tokens and {excess} must go"
-        raise InputError(f'truncation="{cut}" cannot reach max_length {max_length}: {given}; try "longest_first"')
-    return (a[:-excess], b) if cut == "only_first" else (a, target[:-excess])
-
-
-def _pad(row: list[int], length: int, filler: int, side: str) -> list[int]:
-    """Fill a row up to `length`; a longer one stays as it is."""
-    padding = [filler] * (length - len(row))
-    return row + padding if side == "right" else padding + row
 
 
 def _tighten(text: str) -> str:

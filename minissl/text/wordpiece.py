@@ -99,6 +99,11 @@ def split_chunks(text: str) -> list[str]:
     return _CHUNK_REGEX.findall(text)
 
 
+def find_chunks(text: str) -> list[tuple[int, str]]:
+    """Return the chunks of `split_chunks`, each with the place where it begins."""
+    return [(match.start(), match[0]) for match in _CHUNK_REGEX.finditer(text)]
+
+
 def split_words(
     chunk: str, lowercase: bool = True, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
 ) -> list[str]:
@@ -117,6 +122,53 @@ def split_words(
     if lowercase:
         chunk = chunk.translate(_LOWER).lower()
     return _PUNCTUATION_REGEX.sub(r" \g<0> ", chunk).split()
+
+
+def align_words(
+    chunk: str, lowercase: bool = True, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
+) -> list[tuple[str, list[int]]]:
+    """Return the words of `split_words`, and for each of their characters the place in `chunk` that it came from."""
+    characters = [(character, place) for place, character in enumerate(chunk) if not _REMOVED_REGEX.match(character)]
+    if (lowercase if strip_accents is None else strip_accents) and not chunk.isascii():
+        characters = _decompose(characters)
+    words: list[tuple[str, list[int]]] = []
+    stands_alone = True
+    for character, place in characters:  # but for the order of accents, every step looks at one character alone
+        part = "".join(split_words(character, lowercase, strip_accents, tokenize_chinese_chars))
+        if not part:
+            continue
+        stood_alone = stands_alone
+        stands_alone = bool(
+            _PUNCTUATION_REGEX.match(part) or (tokenize_chinese_chars and _CHINESE_REGEX.match(character))
+        )
+        if stood_alone or stands_alone:
+            words.append((part, [place] * len(part)))
+        else:
+            word, places = words[-1]
+            words[-1] = word + part, places + [place] * len(part)
+    return words
+
+
+def _decompose(characters: list[tuple[str, int]]) -> list[tuple[str, int]]:
+    """Decompose each character, and put each run of marks in canonical order (Unicode 15.0, section 3.11, D108).
+
+    As Hugging Face counts, the marks change their order and the places do not: the first part of a character takes the
+    next place, its other parts the place of what now stands before them.
+    """
+    parts: list[tuple[str, int, bool]] = []  # character, combining class, whether it is the first part of a character
+    for character, _ in characters:
+        frozen = not _DECOMPOSED_REGEX.match(character)
+        for index, part in enumerate(character if frozen else unicodedata.normalize("NFD", character)):
+            rank = 0 if frozen else unicodedata.combining(part)
+            at = len(parts)
+            while rank and at and parts[at - 1][1] > rank:
+                at -= 1
+            parts.insert(at, (part, rank, index == 0))
+    places = iter(place for _, place in characters)
+    aligned: list[tuple[str, int]] = []
+    for part, _, is_first in parts:
+        aligned.append((part, next(places) if is_first or not aligned else aligned[-1][1]))
+    return aligned
 
 
 def longest_match(word: str, vocab: Mapping[str, int]) -> list[int] | None:

@@ -326,6 +326,44 @@ def test_lengths_of_the_model(tokenizer):
     assert endless.encode("a b", truncation=True, padding="max_length") == [2, 5, 6, 3]
 
 
+def test_windows_and_places(tokenizer):
+    encoding = tokenizer(
+        ["a", "b"],
+        ["c d e f", "Cáb"],
+        truncation="only_second",
+        max_length=7,
+        stride=1,
+        padding=True,
+        return_overflowing_tokens=True,
+        return_offsets_mapping=True,
+        return_tensors="np",
+    )
+    assert encoding.input_ids.tolist() == [
+        [2, 5, 3, 7, 8, 9, 3],
+        [2, 5, 3, 9, 10, 3, 0],
+        [2, 6, 3, 7, 19, 20, 3],
+    ]
+    assert encoding.overflow_to_sample_mapping.tolist() == [0, 0, 1]
+    assert encoding.offset_mapping.shape == (3, 7, 2)
+    assert encoding.offset_mapping[1].tolist() == [[0, 0], [0, 1], [0, 0], [4, 5], [6, 7], [0, 0], [0, 0]]
+    assert encoding.offset_mapping[2, 3:6].tolist() == [[0, 1], [1, 2], [2, 3]]
+    assert encoding.sequence_ids(1) == [None, 0, None, 1, 1, None, None]
+    assert encoding.sequence_ids(-1) == encoding.sequence_ids(2) == [None, 0, None, 1, 1, 1, None]
+    with pytest.raises(InputError, match="rows 0 … 2"):
+        encoding.sequence_ids(3)
+    without = tokenizer("a b c", max_length=4, truncation=True, stride=9)  # nothing overflows into windows here
+    assert without == tokenizer("a b c", max_length=4, truncation=True)
+
+
+def test_places_in_the_text_as_given(tokenizer):
+    text = "\u200bCA\u0301B [MASK]\x00İ ß中"
+    encoding = tokenizer(text, return_offsets_mapping=True)
+    tokens = tokenizer.convert_ids_to_tokens(encoding.input_ids)
+    assert tokens == ["[CLS]", "c", "##a", "##b", "[MASK]", "i", "ß", "中", "[SEP]"]
+    parts = [text[start:stop] for start, stop in encoding.offset_mapping]
+    assert parts == ["", "C", "A", "B", "[MASK]", "İ", "ß", "中", ""]
+
+
 def test_fields_by_attribute(tokenizer):
     encoding = tokenizer("a")
     assert encoding.input_ids == encoding["input_ids"] == [2, 5, 3]
@@ -351,6 +389,13 @@ def test_fields_by_attribute(tokenizer):
             'it has 1 tokens and 2 must go.*"longest_first"',
         ),
         (("a b c d",), {"max_length": 4, "truncation": "only_second"}, "no second text"),
+        (
+            ("a b c d",),
+            {"max_length": 5, "stride": 3, "return_overflowing_tokens": True},
+            "window holds 3 tokens.*lower",
+        ),
+        (("a b c d",), {"max_length": 5, "stride": -1, "return_overflowing_tokens": True}, "stride -1"),
+        (("a b",), {"max_length": 2, "return_overflowing_tokens": True}, "window holds 0 tokens"),
         ((5,), {}, "got 5"),
         (([],), {}, "something in it"),
         ((["a", 5],), {}, "got 5"),

@@ -1,0 +1,119 @@
+"""What a tokenizer returns, and how texts are cut and filled up to a length: counts and places, no words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from minissl.errors import InputError
+
+Item = TypeVar("Item")
+Span = tuple[int, int]  # from … up to, without the end
+
+
+class BatchEncoding(dict[str, Any]):
+    """What a model takes: a dict whose entries can be read as attributes too."""
+
+    def __init__(self, entries: Mapping[str, Any], sequence_ids: list[list[int | None]]) -> None:
+        super().__init__(entries)
+        self._sequence_ids = sequence_ids
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"this encoding has no {name!r}, it has {', '.join(self)}") from None
+
+    def sequence_ids(self, batch_index: int = 0) -> list[int | None]:
+        """Return, for each token of a row, 0 or 1 for the text that it belongs to; None for special tokens and padding.
+
+        InputError: there is no such row.
+        """
+        n_rows = len(self._sequence_ids)
+        if not -n_rows <= batch_index < n_rows:
+            raise InputError(f"sequence_ids({batch_index}): this encoding has the rows 0 … {n_rows - 1}")
+        return list(self._sequence_ids[batch_index])
+
+
+def as_pairs(text: Any, text_pair: Any) -> list[tuple[str, str | None]]:
+    """Bring every accepted form of input to a list of (text, second text or None)."""
+    pairs: list[Any]
+    if isinstance(text, str):
+        pairs = [(text, text_pair or None)]  # as in Hugging Face, an empty second text is none here, but not in a list
+    elif not isinstance(text, list | tuple) or not text:
+        raise InputError(f"text to encode: expected a string or a list of strings with something in it, got {text!r}")
+    elif text_pair is None:
+        pairs = [(item, None) if isinstance(item, str) else item for item in text]
+    elif isinstance(text_pair, list | tuple) and len(text_pair) == len(text):
+        pairs = list(zip(text, text_pair, strict=True))
+    else:
+        raise InputError(f"text_pair: for a list of {len(text)} texts, expected a list of {len(text)} second texts")
+    for pair in pairs:
+        fits = isinstance(pair, list | tuple) and len(pair) == 2
+        if not fits or not isinstance(pair[0], str) or not isinstance(pair[1], str | None):
+            raise InputError(f"text to encode: expected a string or a pair of strings, got {pair!r}")
+    return pairs
+
+
+def truncate(n_first: int, n_second: int | None, strategy: str, max_length: int, n_special: int) -> tuple[int, int]:
+    """Return how many tokens of each text fit into `max_length` beside the special tokens; `n_second` None is no text.
+
+    "longest_first" takes from the longer text until both are equally long, then from both. InputError: impossible.
+    """
+    room = max_length - n_special
+    excess = n_first + (n_second or 0) - room
+    if room < 0:  # Hugging Face would silently return everything, longer than asked
+        raise InputError(f"max_length {max_length} has no room for the {n_special} special tokens; make it longer")
+    if excess <= 0:
+        return n_first, n_second or 0
+    if room == 0:
+        return 0, 0
+    if strategy == "longest_first":
+        if n_second is None:
+            return room, 0
+        n_shorter = min(n_first, n_second, room // 2)
+        kept = n_shorter if n_first <= n_second else room - n_shorter
+        return kept, room - kept
+    n_cut = n_first if strategy == "only_first" else n_second
+    if n_cut is None or n_cut <= excess:
+        given = "no second text was given" if n_cut is None else f"it has {n_cut} tokens and {excess} must go"
+        raise InputError(f'truncation="{strategy}" cannot reach max_length {max_length}: {given}; try "longest_first"')
+    return (n_cut - excess, n_second or 0) if strategy == "only_first" else (n_first, n_cut - excess)
+
+
+def windows(n_tokens: int, size: int, stride: int) -> list[Span]:
+    """Cut a text into windows of `size` tokens, each of which begins with the last `stride` tokens of the one before.
+
+    InputError: windows that never get to the end.
+    """
+    if n_tokens <= size:
+        return [(0, n_tokens)]
+    if not 0 <= stride < size:
+        raise InputError(
+            f"stride {stride}: a window holds {size} tokens of a text beside the other text and the special tokens, "
+            "expected a stride from 0 to one less; lower it, or raise max_length"
+        )
+    starts = range(0, n_tokens - stride, size - stride)
+    return [(start, min(start + size, n_tokens)) for start in starts]
+
+
+def pair_windows(firsts: list[Span], seconds: list[Span]) -> list[tuple[Span, Span]]:
+    """Return each window of one text beside each of the other, in Hugging Face's order: both first ones come first."""
+    return [
+        (firsts[0], seconds[0]),
+        *((first, second) for first in firsts[1:] for second in seconds),
+        *((firsts[0], second) for second in seconds[1:]),
+    ]
+
+
+def join(first: list[Item], second: list[Item] | None, edges: list[list[Item]]) -> list[Item]:
+    """Put the three edges ([CLS], [SEP], [SEP]), or what stands for them, round one text or two."""
+    if second is None:
+        return edges[0] + first + edges[1]
+    return edges[0] + first + edges[1] + second + edges[2]
+
+
+def pad(row: list[Item], length: int, filler: Item, side: str) -> list[Item]:
+    """Fill a row up to `length`; a longer one stays as it is."""
+    padding = [filler] * (length - len(row))
+    return row + padding if side == "right" else padding + row

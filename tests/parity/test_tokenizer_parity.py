@@ -1,0 +1,158 @@
+"""The tokenizer against Hugging Face's `BertTokenizerFast`: generated hard cases, every option, and the shared texts.
+
+Needs the `parity` extra. Run as a program, this file writes `tests/text/tokenizer_fixture.json`, where a part of the
+generated cases keeps the same proof for machines without transformers:
+`python tests/parity/test_tokenizer_parity.py`.
+"""
+
+import json
+import random
+import unicodedata
+import warnings
+from pathlib import Path
+
+import pytest
+
+from minissl.errors import InputError
+from minissl.text.tokenizer import BertTokenizer
+from minissl.text.wordpiece import SPECIAL_TOKENS, split_words
+
+transformers = pytest.importorskip("transformers", reason="the parity extra is not installed")
+
+FIXTURE = Path(__file__).parents[1] / "text" / "tokenizer_fixture.json"
+SETTINGS = [
+    {"do_lower_case": lower, "strip_accents": strip, "tokenize_chinese_chars": chinese}
+    for lower in (True, False)
+    for strip in (None, True, False)
+    for chinese in (True, False)
+]
+DEFAULTS = {"add_special_tokens": True, "padding": False, "stride": 0} | dict.fromkeys(
+    ("return_overflowing_tokens", "return_special_tokens_mask", "return_offsets_mapping"), False
+)
+MARKS = [chr(point) for point in range(0x110000) if unicodedata.combining(chr(point))]
+# marks that are no accents, characters that decompose into several, that grow when lower-cased, that are left alone
+ODD = (
+    "\U0001d165\U0001d166\U0001d16e\u302e\u302f\U0001d15e\U0001d160\U0001d1bb\u0344\u0f73\u0f75\u0f81"
+    "\u1e69\u1ea5\uac01\u0130\u03a3\u03b0\ufb2c\uf900\U0002f800\u226e\u00df\u1e9e\ufb01\u0149\u01f0"
+)
+PIECES = [
+    "a", "bed", "Café ", "cafe\u0301", "中", "文字", "😀", "👩\u200d👩\u200d👧 ", "\t", " ", "\u3000", "\x00", "\x1c",
+    "\u200b", "\ufeff", "\ufffd", "\xad", "[MASK]", " [SEP] ", "[mask]", "x[SEP]y", "[[PAD]", "[UNK]", "x" * 60, "İ",
+    "ß", "ﬁ", ".", "don't ", "\u0301", "한국", "e\u0323\u0302", "١٢٣", "हिन्दी ", "ไทย",
+]  # fmt: skip
+
+
+def draw_text(rng):
+    """A hard text: words and pieces of several scripts, runs of marks, or characters from all over Unicode."""
+    kind = rng.random()
+    if kind < 0.5:
+        return "".join(rng.choice(PIECES) for _ in range(rng.randint(0, 12)))
+    if kind < 0.8:
+        return "".join(rng.choice([rng.choice(MARKS), rng.choice(ODD), rng.choice("abAB1.Éé中 ")]) for _ in range(12))
+    points = [point for point in (rng.randrange(0x30000) for _ in range(9)) if not 0xD800 <= point < 0xE000]
+    return "".join(map(chr, points))
+
+
+def draw_vocab(rng, texts, setting):
+    """Most characters of the texts and the beginnings of their words, alone and with "##"."""
+    words = [word for text in texts for word in split_words(text.replace("[", " ["), *setting.values())]
+    pieces = sorted({character for word in words for character in word if rng.random() < 0.95})
+    pieces += sorted({word[: rng.randint(1, 5)] for word in words if rng.random() < 0.5})
+    pieces = [piece for piece in pieces if piece == piece.rstrip()]
+    return list(dict.fromkeys([*SPECIAL_TOKENS, *pieces, *(f"##{piece}" for piece in pieces)]))
+
+
+def draw_options(rng):
+    """Every option of a call; most draws leave some at what they are."""
+    return {
+        "add_special_tokens": rng.random() < 0.85,
+        "padding": rng.choice([False, True, "longest", "max_length", "do_not_pad"]),
+        "truncation": rng.choice([None, False, True, "longest_first", "only_first", "only_second", "do_not_truncate"]),
+        "max_length": rng.choice([None, *range(25)]),
+        "stride": rng.choice([0, 0, 1, 2, 3]),
+        "padding_side": rng.choice([None, "left", "right"]),
+        "return_token_type_ids": rng.choice([None, True, False]),
+        "return_attention_mask": rng.choice([None, True, False]),
+        "return_overflowing_tokens": rng.random() < 0.5,
+        "return_special_tokens_mask": rng.random() < 0.5,
+        "return_offsets_mapping": rng.random() < 0.8,
+    }
+
+
+def draw_input(rng, texts):
+    """One text, a pair, a list of texts or two lists, as the arguments of a call."""
+    if rng.random() < 0.3:
+        return [rng.choice(texts)] + [rng.choice(texts)] * (rng.random() < 0.6)
+    n = rng.randint(1, 3)
+    return [[rng.choice(texts) for _ in range(n)] for _ in range(1 + (rng.random() < 0.6))]
+
+
+def pair(vocab, setting, max_length=40):
+    """Both tokenizers with one vocabulary."""
+    ids = {token: index for index, token in enumerate(vocab)}
+    theirs = transformers.BertTokenizerFast(vocab=ids, model_max_length=max_length, **setting)
+    return BertTokenizer(vocab=vocab, model_max_length=max_length, **setting), theirs
+
+
+def outcome(tokenizer, arguments, options):
+    """All that a call returns, or the exception that it raises."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that max_length does nothing there
+            encoding = tokenizer(*arguments, **options)
+    except BaseException as error:  # Rust's panics are not Exceptions
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        return error
+    first = next(iter(encoding.values()))
+    n_rows = len(first) if not first or isinstance(first[0], list) else 1
+    return dict(encoding), list(encoding), [encoding.sequence_ids(row) for row in range(n_rows)]
+
+
+@pytest.mark.parametrize("seed", range(len(SETTINGS)))
+def test_every_option(seed):
+    rng = random.Random(seed)
+    setting = SETTINGS[seed]
+    texts = [draw_text(rng) for _ in range(60)]
+    ours, theirs = pair(draw_vocab(rng, texts, setting), setting)
+    n_equal = 0
+    for _ in range(400):
+        arguments, options = draw_input(rng, texts), draw_options(rng)
+        got, expected = outcome(ours, arguments, options), outcome(theirs, arguments, options)
+        if isinstance(got, Exception):  # where theirs does not fail, it returns rows longer than max_length
+            assert isinstance(got, InputError), (arguments, options)
+            too_small = "has no room" in str(got) or "holds 0 tokens" in str(got)
+            assert isinstance(expected, BaseException) or too_small, (arguments, options)
+        elif isinstance(expected, BaseException):  # it refuses a stride even where there is nothing to cut
+            assert "stride" in str(expected), (arguments, options)
+        else:
+            assert got == expected, (ascii(arguments), options)
+            n_equal += 1
+    assert n_equal > 200
+
+
+def write_fixture():
+    """Write the cases that the tests without transformers read, with what Hugging Face makes of them."""
+    rng = random.Random(4)
+    groups = []
+    for setting in SETTINGS[::2]:
+        texts = [draw_text(rng) for _ in range(8)]
+        vocab = draw_vocab(rng, texts, setting)
+        _, theirs = pair(vocab, setting)
+        cases = []
+        while len(cases) < 8:
+            arguments, options = draw_input(rng, texts), draw_options(rng)
+            if options["padding"] == "max_length" and options["max_length"] is None:
+                continue  # nothing new in it, only length
+            expected = outcome(theirs, arguments, options)
+            too_long = options["truncation"] and options["max_length"] is not None and options["max_length"] < 6
+            if not isinstance(expected, BaseException) and not too_long:
+                given = {name: value for name, value in options.items() if DEFAULTS.get(name) != value}
+                cases.append([arguments, given, *expected[::2]])
+        groups.append({"setting": setting, "vocab": vocab, "cases": cases})
+    content = {"made_with": f"transformers {transformers.__version__}", "groups": groups}
+    FIXTURE.write_text(json.dumps(content, separators=(",", ":")) + "\n", encoding="ascii")
+
+
+if __name__ == "__main__":
+    write_fixture()
