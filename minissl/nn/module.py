@@ -111,11 +111,6 @@ def packing_order(module: Module) -> list[Param]:
     return sorted(params, key=lambda p: not p.decay)
 
 
-def decayed_size(module: Module) -> int:
-    """How many numbers at the front of the flat buffer belong to parameters with weight decay."""
-    return sum(p.data.size for p in packing_order(module) if p.decay)
-
-
 def _views(flat: Array, params: list[Param]) -> Iterator[Any]:
     start = 0
     for param in params:

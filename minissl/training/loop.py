@@ -33,7 +33,7 @@ def train(
     Raises Interrupted, or InputError where the loss or a weight is no longer finite: the last checkpoint then stays.
     """
     steps = trainer.options.steps
-    with _interruption() as interrupted, np.errstate(all="ignore"):  # the losses themselves are watched
+    with interruption() as interrupted, np.errstate(all="ignore"):  # the losses themselves are watched
         while trainer.step < steps:
             batches = micro_batches(trainer.step + 1)
             try:
@@ -67,7 +67,7 @@ def diverged(what: str, model: Any, batches: list[Batch], folder: RunFolder) -> 
 
 
 @contextmanager
-def _interruption() -> Iterator[list[int]]:
+def interruption() -> Iterator[list[int]]:
     """Collect SIGINT and SIGTERM instead of dying in the middle of an update; a second one ends the process at once."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():

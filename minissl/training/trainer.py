@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,7 +13,7 @@ import numpy as np
 from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.nn import Grads
-from minissl.nn.module import decayed_size
+from minissl.nn.module import packing_order
 from minissl.training.adamw import AdamW, adamw_update
 from minissl.training.schedule import warmup_linear
 from minissl.training.workers import Workers, available_cores, slices, split_rows
@@ -66,10 +68,19 @@ class NonFiniteError(InputError):
         )
 
 
+class _Slice(NamedTuple):
+    """A part of the flat buffer that AdamW updates in one call."""
+
+    part: slice
+    decay: bool
+    factor: float
+
+
 class Trainer:
     """Weights, moments and the step count of a run. All randomness is a function of (seed, step), so a run resumes."""
 
-    def __init__(self, model: Any, options: TrainingOptions):
+    def __init__(self, model: Any, options: TrainingOptions, lr_factors: Mapping[str, float] | None = None):
+        """`lr_factors`: parameter name -> what the learning rate is multiplied by; 1 for every name left out."""
         self.model: Trainable = model
         self.options = options
         self.step = 0
@@ -78,9 +89,7 @@ class Trainer:
         self.square = np.zeros_like(self.weights)
         self.workers = Workers(options.threads)
         self._grads = [Grads(model) for _ in range(options.threads)]
-        # AdamW's slices: none straddles the edge between the parameters with weight decay and those without
-        edge, size = decayed_size(model), self.weights.size
-        self._slices = [(part, True) for part in slices(edge, options.threads)] + [(slice(edge, size), False)]
+        self._slices = _slices(model, lr_factors or {}, options.threads)
 
     def train_step(self, micro_batches: list[Batch]) -> StepRecord:
         """Do one update from the gradient of all the micro-batches as if they were one batch.
@@ -128,7 +137,7 @@ class Trainer:
         first, *rest = [grads.collect() for grads in self._grads]
 
         def work(i: int) -> float:
-            part = self._slices[i][0]
+            part = self._slices[i].part
             total = first[part]
             for other in rest:
                 total += other[part]
@@ -142,9 +151,9 @@ class Trainer:
         scale = min(1.0, o.clip_norm / (norm + 1e-6))
 
         def work(i: int) -> None:
-            part, decay = self._slices[i]
+            part, decay, factor = self._slices[i]
             weights, g, mean, square = (a[part] for a in (self.weights, gradient, self.mean, self.square))
-            adamw_update(weights, g, mean, square, o.adamw, lr=lr, step=self.step, decay=decay, scale=scale)
+            adamw_update(weights, g, mean, square, o.adamw, lr=lr * factor, step=self.step, decay=decay, scale=scale)
 
         self.workers.map(work, len(self._slices))
         return lr
@@ -167,3 +176,22 @@ class Trainer:
     def close(self) -> None:
         """End the worker threads."""
         self.workers.close()
+
+
+def _slices(model: Any, factors: Mapping[str, float], threads: int) -> list[_Slice]:
+    """Cut the flat buffer for AdamW: no slice straddles an edge between two rates, or of weight decay.
+
+    Raises InputError for a factor of a parameter that the model does not have.
+    """
+    names = {param: name for name, param in model.named_parameters()}
+    unknown = set(factors) - set(names.values())
+    if unknown:
+        raise InputError(f"learning-rate factors: the model has no parameter {min(unknown)!r}")
+    cut: list[_Slice] = []
+    start = 0
+    for (decay, factor), run in groupby(packing_order(model), lambda p: (p.decay, factors.get(names[p], 1.0))):
+        size = sum(param.data.size for param in run)
+        parts = slices(size, threads) if decay else [slice(0, size)]  # what has no decay is small
+        cut += [_Slice(slice(start + part.start, start + part.stop), decay, factor) for part in parts]
+        start += size
+    return cut

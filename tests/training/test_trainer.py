@@ -218,3 +218,30 @@ def test_the_last_rate_is_above_zero_and_no_warm_up_begins_at_the_peak():
     rates = [trainer.train_step([batch()]).lr / OPTIONS.learning_rate for _ in range(4)]
     trainer.close()
     assert rates == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_a_factor_scales_a_parameters_own_rate_and_nothing_else():
+    """Its weights move by the factor times as far; 0 leaves them; the moments are as without."""
+    model = bert()
+    names = [name for name, _ in model.named_parameters()]
+    factors = {names[0]: 0.25, names[3]: 0.0, "bert.encoder.layer.0.intermediate.dense.bias": 0.5}
+    before = {name: p.data.copy() for name, p in model.named_parameters()}
+
+    def moved(factors, threads):
+        trainer = Trainer(bert(), replace(OPTIONS, threads=threads, adamw=AdamW(weight_decay=0.1)), factors)
+        trainer.train_step([batch()])
+        trainer.close()
+        return {name: p.data - before[name] for name, p in trainer.model.named_parameters()}, trainer.state()
+
+    whole, state = moved({}, 1)
+    for threads in (1, 3):
+        scaled, scaled_state = moved(factors, threads)
+        for name in names:
+            np.testing.assert_allclose(scaled[name], factors.get(name, 1.0) * whole[name], rtol=1e-9, atol=1e-13)
+        np.testing.assert_allclose(scaled_state["mean"], state["mean"], rtol=1e-9, atol=1e-15)
+    assert np.abs(whole[names[3]]).max() > 0
+
+
+def test_a_factor_for_a_name_that_the_model_has_not():
+    with pytest.raises(InputError, match=r"no parameter 'bert\.layer'"):
+        Trainer(bert(), OPTIONS, {"bert.layer": 0.5})
