@@ -13,12 +13,28 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from minissl.errors import InputError
     from minissl.kernels import reference_ops, replace_op
-    from minissl.models import BertConfig, BertForPreTraining, BertModel
+    from minissl.models import (
+        BertConfig,
+        BertForMaskedLM,
+        BertForNextSentencePrediction,
+        BertForPreTraining,
+        BertForQuestionAnswering,
+        BertForSequenceClassification,
+        BertForTasks,
+        BertForTokenClassification,
+        BertModel,
+    )
     from minissl.text import BertTokenizer, BertTokenizerFast
 
 _HOME = {
     "BertConfig": "minissl.models",
+    "BertForMaskedLM": "minissl.models",
+    "BertForNextSentencePrediction": "minissl.models",
     "BertForPreTraining": "minissl.models",
+    "BertForQuestionAnswering": "minissl.models",
+    "BertForSequenceClassification": "minissl.models",
+    "BertForTasks": "minissl.models",
+    "BertForTokenClassification": "minissl.models",
     "BertModel": "minissl.models",
     "BertTokenizer": "minissl.text",
     "BertTokenizerFast": "minissl.text",
@@ -30,7 +46,13 @@ _ROOMS = ("gradcheck", "kernels", "models", "nn", "ops", "pretext", "text", "tra
 
 __all__ = [
     "BertConfig",
+    "BertForMaskedLM",
+    "BertForNextSentencePrediction",
     "BertForPreTraining",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTasks",
+    "BertForTokenClassification",
     "BertModel",
     "BertTokenizer",
     "BertTokenizerFast",

@@ -107,6 +107,12 @@ def _cross_entropy(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
         yield f"count {count}", {"logits": logits, "targets": targets, "count": count}
 
 
+def _binary_cross_entropy(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
+    for count in (None, 17):
+        arrays = {"logits": 2 * rng.standard_normal((M, V)), "targets": rng.uniform(0.1, 0.9, (M, V))}
+        yield f"count {count}", {**arrays, "count": count}
+
+
 def _masked_cross_entropy(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
     for count in (None, 17):
         arrays = {"h": rng.standard_normal((M, D)), "weight": rng.standard_normal((V, D))}
@@ -136,11 +142,13 @@ CASES: dict[str, Callable[[np.random.Generator], Iterator[tuple[str, Inputs]]]] 
     "gelu_tanh": _elementwise,
     "quick_gelu": _elementwise,
     "relu": _elementwise,
+    "silu": _elementwise,
     "tanh": _elementwise,
     "softmax": _softmax,
     "attention": _attention,
     "dropout": _dropout,
     "cross_entropy": _cross_entropy,
+    "binary_cross_entropy": _binary_cross_entropy,
     "masked_cross_entropy": _masked_cross_entropy,
     "masked_mse": _masked_error,
     "masked_l1": _masked_error,

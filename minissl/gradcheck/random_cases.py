@@ -213,6 +213,13 @@ def _cross_entropy(draw: Draw) -> Inputs:
     return {**inputs, "count": draw.count(rows)}
 
 
+def _binary_cross_entropy(draw: Draw) -> Inputs:
+    classes = draw.size()
+    rows = draw.width(classes)
+    inputs = {"logits": _scores(draw, rows, classes), "targets": draw.lay_out(draw.rng.random((rows, classes)))}
+    return {**inputs, "count": draw.count(rows)}
+
+
 def _masked_cross_entropy(draw: Draw) -> Inputs:
     classes = draw.size()
     rows, d = draw.width(classes), draw.width(classes)
@@ -246,11 +253,13 @@ DRAW: dict[str, Callable[[Draw], Inputs]] = {
     "gelu_tanh": _activation,
     "quick_gelu": _activation,
     "relu": _relu,
+    "silu": _activation,
     "tanh": _tanh,
     "softmax": _softmax,
     "attention": _attention,
     "dropout": _dropout,
     "cross_entropy": _cross_entropy,
+    "binary_cross_entropy": _binary_cross_entropy,
     "masked_cross_entropy": _masked_cross_entropy,
     "masked_mse": _masked_error,
     "masked_l1": _masked_error,

@@ -1,6 +1,26 @@
 """One file a family of models: wiring of `nn` modules, configurations, and Hugging Face's names for the weights."""
 
 from minissl.models.bert import BertConfig, BertForPreTraining, BertModel
+from minissl.models.bert_heads import (
+    BertForMaskedLM,
+    BertForNextSentencePrediction,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTasks,
+    BertForTokenClassification,
+)
 from minissl.models.pretrained import ModelOutput, PreTrainedModel
 
-__all__ = ["BertConfig", "BertForPreTraining", "BertModel", "ModelOutput", "PreTrainedModel"]
+__all__ = [
+    "BertConfig",
+    "BertForMaskedLM",
+    "BertForNextSentencePrediction",
+    "BertForPreTraining",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTasks",
+    "BertForTokenClassification",
+    "BertModel",
+    "ModelOutput",
+    "PreTrainedModel",
+]

@@ -12,9 +12,11 @@ import numpy as np
 from minissl.backend import Array, require_ids
 from minissl.errors import InputError
 from minissl.kernels import op
-from minissl.models.pretrained import ModelOutput, PreTrainedConfig, PreTrainedModel, check_dtype
+from minissl.models.pretrained import LearningModel, ModelOutput, PreTrainedConfig, PreTrainedModel, check_dtype
 from minissl.nn import Dropout, Embedding, Grads, Init, LayerNorm, Linear, Module, TransformerLayer, activation
 from minissl.pretext.mlm import IGNORE
+
+PROBLEM_TYPES = ("single_label_classification", "regression", "multi_label_classification")
 
 tanh = op("tanh")
 take_positions = op("take_positions")
@@ -62,12 +64,52 @@ class BertConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
+    num_labels: int = 2
+    id2label: dict[int, str] | None = None  # None: LABEL_0, LABEL_1, …
+    problem_type: str | None = None  # None: told from num_labels and the labels' dtype, as in Hugging Face
+    classifier_dropout: float | None = None  # None: hidden_dropout_prob
 
     def __post_init__(self) -> None:
-        """Raise InputError for values that no BERT can have."""
+        """Raise InputError for values that no BERT can have. `id2label` decides `num_labels` where it is given."""
+        if self.id2label is not None:
+            self.id2label = checked_labels(self.id2label)
+            self.num_labels = len(self.id2label)
         super().__post_init__()
+        self.id2label = self.id2label or {i: f"LABEL_{i}" for i in range(self.num_labels)}
         if self.pad_token_id >= self.vocab_size:
             raise InputError(f"config: pad_token_id {self.pad_token_id} is outside the vocabulary of {self.vocab_size}")
+        if self.problem_type not in (None, *PROBLEM_TYPES):
+            raise InputError(
+                f"config: problem_type {self.problem_type!r} given, expected one of: {', '.join(PROBLEM_TYPES)}"
+            )
+        rate = self.classifier_dropout
+        if rate is not None and not (isinstance(rate, (int, float)) and 0 <= rate < 1):
+            raise InputError(f"config: classifier_dropout is {rate!r}, expected a share, 0 or more and below 1")
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """The number of each label's name."""
+        return {label: i for i, label in (self.id2label or {}).items()}
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, labels under Hugging Face's two names for them; what is None is left out."""
+        fields = {name: value for name, value in super().to_dict().items() if value is not None}
+        fields.pop("num_labels")
+        labels = {str(i): label for i, label in fields["id2label"].items()}
+        return {**fields, "id2label": labels, "label2id": self.label2id}
+
+
+def checked_labels(id2label: Any) -> dict[int, str]:
+    """Return the labels under integer keys. Raises InputError unless they are named 0, 1, 2 … without a gap."""
+    try:
+        labels = {int(i): str(label) for i, label in dict(id2label).items()}
+    except (TypeError, ValueError) as error:
+        raise InputError(
+            f"config: id2label is {id2label!r}, expected numbers and names: {{0: 'bad', 1: 'good'}}"
+        ) from error
+    if not labels or sorted(labels) != list(range(len(labels))):
+        raise InputError(f"config: id2label has the numbers {sorted(labels)}, expected 0, 1, 2, … without a gap")
+    return dict(sorted(labels.items()))
 
 
 class BertInputs(NamedTuple):
@@ -183,7 +225,10 @@ class BertModel(PreTrainedModel):
         (".gain", ".weight"),
     )
 
-    def __init__(self, config: BertConfig, seed: int = 0, dtype: str = "float32", init: Init | None = None):
+    def __init__(
+        self, config: BertConfig, seed: int = 0, dtype: str = "float32", init: Init | None = None,
+        add_pooling_layer: bool = True,
+    ):  # fmt: skip
         check_dtype(dtype)
         init = init or Init(np.random.default_rng(seed), dtype, config.initializer_range)
         self.config: BertConfig = config
@@ -195,7 +240,8 @@ class BertModel(PreTrainedModel):
             )
             for _ in range(config.num_hidden_layers)
         ]  # fmt: skip
-        self.pooler = BertPooler(config, init)
+        if add_pooling_layer:
+            self.pooler = BertPooler(config, init)
 
     def forward(self, inputs: BertInputs, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
         """ids (B, T) -> hidden states (B, T, D) after the last layer."""
@@ -227,7 +273,9 @@ class BertModel(PreTrainedModel):
         self, input_ids: Array, attention_mask: Array | None = None, token_type_ids: Array | None = None,
         position_ids: Array | None = None, output_hidden_states: bool = False, output_attentions: bool = False,
     ) -> ModelOutput:  # fmt: skip
-        """Evaluate: `last_hidden_state` (B, T, D), `pooler_output` (B, D); on request every layer's own."""
+        """Evaluate: `last_hidden_state` (B, T, D), `pooler_output` (B, D) where there is a pooler; on request every
+        layer's own `hidden_states` and `attentions`.
+        """
         inputs = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids)
         states: list[Array] = []
         attentions: list[Array] = []
@@ -236,7 +284,9 @@ class BertModel(PreTrainedModel):
                 states.append(x)
             if output_attentions and weights is not None:
                 attentions.append(weights)
-        out = ModelOutput(last_hidden_state=x, pooler_output=self.pooler.forward(x)[0])
+        out = ModelOutput(last_hidden_state=x)
+        if hasattr(self, "pooler"):
+            out["pooler_output"] = self.pooler.forward(x)[0]
         if output_hidden_states:
             out["hidden_states"] = tuple(states)
         if output_attentions:
@@ -250,7 +300,7 @@ class BertModel(PreTrainedModel):
         return weights
 
 
-class BertForPreTraining(PreTrainedModel):
+class BertForPreTraining(LearningModel):
     """BERT with its two pre-training heads: masked language modelling and next sentence prediction."""
 
     config_class = BertConfig
@@ -327,16 +377,6 @@ class BertForPreTraining(PreTrainedModel):
         losses, cache = self.forward(inputs, targets, rng)
         self.backward(cache, grads)
         return {name: float(loss) for name, loss in losses.items()}
-
-    def loss_and_grads(self, rng: np.random.Generator | None = None, **batch: Any) -> tuple[float, dict[str, Array]]:
-        """Return the total loss and {Hugging Face key: gradient}; with an `rng` there is dropout.
-
-        Takes input_ids, attention_mask, token_type_ids, position_ids, labels and next_sentence_label.
-        Raises InputError for ids outside the vocabulary, a row of padding alone, or nothing asked.
-        """
-        grads = Grads(self)
-        losses = self.losses_and_backward(batch, self.counts(batch), grads, rng)
-        return sum(losses.values()), self.named_gradients(grads)
 
     def predict_masked(self, batch: dict[str, Array]) -> tuple[Array, Array, Array]:
         """Evaluate: logits (M, V) at the masked positions alone, their true ids (M,), and NSP logits (B, 2)."""

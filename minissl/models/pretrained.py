@@ -20,6 +20,10 @@ DTYPES = ("float32", "float64")
 class ModelOutput(dict[str, Any]):
     """What a model returns, under Hugging Face's names: `out.loss` and `out["loss"]`."""
 
+    def __getitem__(self, name: str | int | slice) -> Any:
+        """Return a field by its name, or by its place: `out[0]`, `out[:2]`."""
+        return super().__getitem__(name) if isinstance(name, str) else tuple(self.values())[name]
+
     def __getattr__(self, name: str) -> Any:
         """Return the field. Raises AttributeError for one that this output does not have."""
         try:
@@ -39,6 +43,8 @@ class PreTrainedConfig:
         """Raise InputError for a field of another type than its default, a size below 1 or a negative number."""
         for field in fields(self):
             value, default = getattr(self, field.name), cast(Any, field.default)
+            if default is None:  # the family's own check
+                continue
             kind = (int, float) if isinstance(default, float) else type(default)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise InputError(f"config: {field.name} is {value!r}, expected something like {default!r}")
@@ -154,6 +160,30 @@ class PreTrainedModel(Module):
         write_json(folder / "config.json", {"architectures": [type(self).__name__], **self.config.to_dict()})
         weights = {key: param.data for key, param in self.named_parameters()}
         write_arrays(folder / "model.safetensors", weights, {"format": "pt"})
+
+
+class LearningModel(PreTrainedModel):
+    """A model with losses: what `Trainer` asks for, and `loss_and_grads`."""
+
+    def counts(self, batch: dict[str, Array]) -> dict[str, int]:
+        """What each loss of a batch divides by. Raises InputError where nothing is asked."""
+        raise NotImplementedError
+
+    def losses_and_backward(
+        self, batch: dict[str, Array], counts: dict[str, int], grads: Grads, rng: np.random.Generator | None
+    ) -> dict[str, float]:
+        """The losses of one share of a batch, divided by the whole batch's `counts`; gradients are added to `grads`."""
+        raise NotImplementedError
+
+    def loss_and_grads(self, rng: np.random.Generator | None = None, **batch: Any) -> tuple[float, dict[str, Array]]:
+        """Return the total loss and {Hugging Face key: gradient}; with an `rng` there is dropout.
+
+        Takes the inputs and labels that calling the model takes.
+        Raises InputError for ids outside the vocabulary, a row of padding alone, or nothing asked.
+        """
+        grads = Grads(self)
+        losses = self.losses_and_backward(batch, self.counts(batch), grads, rng)
+        return sum(losses.values()), self.named_gradients(grads)
 
 
 def check_dtype(dtype: str) -> None:

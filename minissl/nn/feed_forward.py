@@ -11,10 +11,15 @@ from minissl.nn.module import Grads, Module
 # Hugging Face's `hidden_act` -> the op
 ACTIVATIONS = {
     "gelu": op("gelu"),
+    "gelu_python": op("gelu"),
     "gelu_new": op("gelu_tanh"),
+    "gelu_fast": op("gelu_tanh"),
+    "gelu_accurate": op("gelu_tanh"),
     "gelu_pytorch_tanh": op("gelu_tanh"),
     "quick_gelu": op("quick_gelu"),
     "relu": op("relu"),
+    "silu": op("silu"),
+    "swish": op("silu"),
     "tanh": op("tanh"),
 }
 

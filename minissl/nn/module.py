@@ -19,7 +19,7 @@ class Param:
 
 
 class Module:
-    """Owns parameters and other modules, as plain attributes or lists of modules; their names are the attributes'."""
+    """Owns parameters and other modules, as attributes, or lists or dicts of modules; names are the attributes'."""
 
     def children(self) -> Iterator[tuple[str, Param | Module]]:
         """Yield (name, parameter or module) of this module alone, in the order in which they were set."""
@@ -28,6 +28,8 @@ class Module:
                 yield name, value
             elif isinstance(value, list):
                 yield from ((f"{name}.{i}", item) for i, item in enumerate(value) if isinstance(item, Module))
+            elif isinstance(value, dict):
+                yield from ((f"{name}.{key}", item) for key, item in value.items() if isinstance(item, Module))
 
     def named_parameters(self) -> Iterator[tuple[str, Param]]:
         """Yield (dotted name, parameter), each parameter once: a tied one under the first of its names."""

@@ -17,11 +17,15 @@ from minissl.ops.activations import (
     quick_gelu_forward,
     relu_backward,
     relu_forward,
+    silu_backward,
+    silu_forward,
     tanh_backward,
     tanh_forward,
 )
 from minissl.ops.attention import attention_backward, attention_forward
 from minissl.ops.cross_entropy import (
+    binary_cross_entropy_backward,
+    binary_cross_entropy_forward,
     cross_entropy_backward,
     cross_entropy_forward,
     masked_cross_entropy_backward,
@@ -38,6 +42,8 @@ from minissl.ops.softmax import softmax_backward, softmax_forward
 __all__ = [
     "attention_backward",
     "attention_forward",
+    "binary_cross_entropy_backward",
+    "binary_cross_entropy_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "dropout_backward",
@@ -63,6 +69,8 @@ __all__ = [
     "quick_gelu_forward",
     "relu_backward",
     "relu_forward",
+    "silu_backward",
+    "silu_forward",
     "softmax_backward",
     "softmax_forward",
     "take_positions_backward",

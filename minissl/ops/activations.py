@@ -10,7 +10,7 @@ SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 
 
 class GeluCache(NamedTuple):
-    """The input and the gate that multiplied it: Φ(x), its tanh form, or σ(1.702 x)."""
+    """The input and the gate that multiplied it: Φ(x), its tanh form, σ(1.702 x) or σ(x)."""
 
     x: Array
     gate: Array
@@ -54,6 +54,18 @@ def quick_gelu_backward(dy: Array, cache: GeluCache) -> Array:
     """dx = dy (s + x · 1.702 s (1 - s)), s = σ(1.702 x)."""
     x, gate = cache
     return dy * (gate + 1.702 * x * gate * (1 - gate))
+
+
+def silu_forward(x: Array) -> tuple[Array, GeluCache]:
+    """y = x σ(x), also called swish. σ(z) = (1 + tanh(z/2))/2 cannot overflow."""
+    gate = 0.5 * (1 + array_module(x).tanh(0.5 * x))
+    return x * gate, GeluCache(x, gate)
+
+
+def silu_backward(dy: Array, cache: GeluCache) -> Array:
+    """dx = dy (s + x s (1 - s)), s = σ(x)."""
+    x, gate = cache
+    return dy * (gate + x * gate * (1 - gate))
 
 
 def relu_forward(x: Array) -> tuple[Array, Array]:

@@ -1,4 +1,4 @@
-"""Cross-entropy over classes, and over the masked positions of a sequence. Each divides by its own count."""
+"""Cross-entropy over classes, over yes and no, and over masked positions. Each divides by its own count."""
 
 from typing import NamedTuple
 
@@ -59,6 +59,40 @@ def cross_entropy_backward(dy: Array, cache: CrossEntropyCache) -> Array:
     dlogits = xp.exp(log_probs)
     dlogits[xp.arange(len(targets)), targets] -= 1
     return dlogits * (dy / divisor)
+
+
+class BinaryCrossEntropyCache(NamedTuple):
+    """The inputs, and what the sum was divided by."""
+
+    logits: Array
+    targets: Array
+    size: int
+
+
+def binary_cross_entropy_forward(
+    logits: Array, targets: Array, count: int | None = None
+) -> tuple[Array, BinaryCrossEntropyCache]:
+    """loss = -1/(N C) Σ t log σ(x) + (1-t) log σ(-x), for logits x and targets 0 ≤ t ≤ 1, both (N, C), in nats.
+
+    Each of the C labels is a question of yes or no. In the form max(x, 0) - x t + log(1 + e^-|x|) nothing overflows.
+    `count` replaces N for a share of a larger batch. Raises InputError where the shapes differ or nothing is asked.
+    """
+    if logits.shape != targets.shape:
+        raise InputError(f"binary cross-entropy: logits {logits.shape} and targets {targets.shape} differ in shape")
+    count = len(logits) if count is None else count
+    if count < 1:
+        raise InputError("binary cross-entropy: no row to average over")
+    xp = array_module(logits)
+    size = count * logits.shape[-1]
+    losses = xp.maximum(logits, 0) - logits * targets + xp.log(1 + xp.exp(-xp.abs(logits)))
+    return losses.sum() / size, BinaryCrossEntropyCache(logits, targets, size)
+
+
+def binary_cross_entropy_backward(dy: Array, cache: BinaryCrossEntropyCache) -> tuple[Array, Array]:
+    """dlogits = dy/(N C) (σ(x) - t), dtargets = -dy/(N C) x: what was predicted less what was true."""
+    logits, targets, size = cache
+    predicted = 0.5 * (1 + array_module(logits).tanh(0.5 * logits))  # σ(x)
+    return (predicted - targets) * (dy / size), -logits * (dy / size)
 
 
 def masked_cross_entropy_forward(

@@ -228,14 +228,15 @@ def test_heads_must_divide_the_width():
 def test_the_names_of_activations():
     names = {name: activation(name).name for name in ACTIVATIONS}
     assert names == {
-        "gelu": "gelu", "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu",
-        "relu": "relu", "tanh": "tanh",
+        "gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh",
+        "gelu_accurate": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh", "quick_gelu": "quick_gelu", "relu": "relu",
+        "silu": "silu", "swish": "silu", "tanh": "tanh",
     }  # fmt: skip
 
 
 def test_an_unknown_activation_is_named_with_those_that_exist():
-    with pytest.raises(InputError, match=r"'swish' is not known.*gelu, gelu_new"):
-        FeedForward(D, F, "swish", new())
+    with pytest.raises(InputError, match=r"'mish' is not known.*gelu, gelu_python, gelu_new"):
+        FeedForward(D, F, "mish", new())
     with pytest.raises(InputError, match="hidden_act"):
         activation("GELU")
 

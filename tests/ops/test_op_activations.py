@@ -41,6 +41,10 @@ def test_quick_gelu_is_x_times_a_sigmoid(quick_gelu):
     close(values(quick_gelu), lambda x: x / (1 + math.exp(-1.702 * x)), atol=5e-15)
 
 
+def test_silu_is_x_times_the_sigmoid(silu):
+    close(values(silu), lambda x: x / (1 + math.exp(-x)), atol=5e-15)
+
+
 def test_relu_keeps_what_is_positive(relu):
     close(values(relu), lambda x: max(x, 0.0))
     close(slopes(relu), lambda x: 1.0 if x > 0 else 0.0)  # the grid holds 0, where the slope is 0
@@ -67,6 +71,10 @@ def test_gelu_tanh_far_out(gelu_tanh):
 
 def test_quick_gelu_far_out(quick_gelu):
     approaches_relu(quick_gelu)
+
+
+def test_silu_far_out(silu):
+    approaches_relu(silu)
 
 
 def test_tanh_far_out(tanh):

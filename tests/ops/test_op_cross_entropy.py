@@ -124,3 +124,42 @@ def test_masked_refuses_nothing_masked_and_wrong_targets(masked_cross_entropy):
         masked_cross_entropy.forward(h[:0], weight, bias, np.zeros(0, int))
     with pytest.raises(InputError, match="-100 marks what is ignored"):
         masked_cross_entropy.forward(h, weight, bias, np.array([1, -100, 2, 3]))
+
+
+def yes_and_no(seed):
+    rng = np.random.default_rng(seed)
+    return 2 * rng.standard_normal((M, V)), rng.random((M, V))
+
+
+def test_binary_matches_the_formula_written_out(binary_cross_entropy):
+    logits, targets = yes_and_no(3)
+    loss, cache = binary_cross_entropy.forward(logits, targets)
+    p = 1 / (1 + np.exp(-logits))
+    np.testing.assert_allclose(loss, -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).mean(), rtol=1e-13)
+    dlogits, dtargets = binary_cross_entropy.backward(np.float64(-3), cache)
+    np.testing.assert_allclose(dlogits, -3 * (p - targets) / (M * V), rtol=1e-12)
+    np.testing.assert_allclose(dtargets, 3 * logits / (M * V), rtol=1e-12)
+
+
+def test_binary_shares_add_up(binary_cross_entropy):
+    logits, targets = yes_and_no(4)
+    whole, _ = binary_cross_entropy.forward(logits, targets)
+    parts = [binary_cross_entropy.forward(logits[a:b], targets[a:b], M)[0] for a, b in ((0, 1), (1, M))]
+    np.testing.assert_allclose(sum(parts), whole, rtol=1e-14)
+
+
+def test_binary_does_not_overflow(binary_cross_entropy):
+    logits = np.array([[-1e4, 1e4, 1e4, -1e4]])
+    loss, cache = binary_cross_entropy.forward(logits, np.array([[0.0, 1.0, 0.0, 1.0]]))
+    assert loss == 5000
+    assert binary_cross_entropy.backward(4.0, cache)[0].tolist() == [[0, 0, 1, -1]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "count", "message"),
+    [((M, 1), None, "differ in shape"), ((M, V), 0, "no row to average over")],
+)
+def test_binary_refuses(binary_cross_entropy, shape, count, message):
+    logits, _ = yes_and_no(5)
+    with pytest.raises(InputError, match=message):
+        binary_cross_entropy.forward(logits, np.zeros(shape), count)
