@@ -1,4 +1,4 @@
-"""What is hidden and what is asked: masked tokens, sentence pairs, spans to find, and a language with a known best loss."""
+"""What is hidden and what is asked: masked tokens, sentence pairs, spans to find, a language of known best loss."""
 
 from minissl.pretext.hmm import HiddenMarkovModel
 from minissl.pretext.mlm import IGNORE, mask_tokens, number_to_mask
