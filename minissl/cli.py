@@ -6,6 +6,7 @@ import argparse
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,7 +20,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     arguments = _parser().parse_args(argv)
     try:
-        status = int(arguments.run(arguments))
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_: print(f"minissl: {message}", file=sys.stderr)
+            status = int(arguments.run(arguments))
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output has gone, as in `minissl info | head -1`

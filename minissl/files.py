@@ -12,6 +12,7 @@ import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
+from minissl.tensor_file import TensorFile, no_such_file
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:
@@ -48,7 +49,7 @@ def read_json(path: str | Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise _no_such_file(path) from None
+        raise no_such_file(path) from None
     except (OSError, ValueError, RecursionError) as error:  # not JSON, not UTF-8, nested without end
         raise InputError(f"{path}: is not readable JSON ({error}); the file is damaged or of another format") from error
     if not isinstance(value, dict):
@@ -70,24 +71,5 @@ def read_arrays(path: str | Path) -> tuple[dict[str, Array], dict[str, str]]:
 
     Raises InputError where the file is missing, truncated, damaged, or of a format that can run code.
     """
-    from safetensors import SafetensorError, safe_open
-
-    path = Path(path)
-    if not path.is_file():
-        raise _no_such_file(path)
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-        if not start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
-            with safe_open(str(path), framework="np") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:  # the last two: foreign dtypes
-        raise InputError(
-            f"{path}: not readable as safetensors ({path.stat().st_size} bytes; {error}); "
-            "is it whole, and are its weights float16, float32 or float64?"
-        ) from error
-    raise InputError(f"{path}: is a pickle, which can run code and is never opened; convert it to safetensors first")
-
-
-def _no_such_file(path: Path) -> InputError:
-    return InputError(f"{path}: no such file; is {path.parent} a folder that minissl or Hugging Face wrote?")
+    with TensorFile(path) as file:
+        return {name: file.read(name) for name in file.tensors}, file.metadata

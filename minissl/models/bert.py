@@ -134,13 +134,12 @@ class BertEmbeddings(Module):
     """LN(word + position + segment), with dropout."""
 
     def __init__(self, config: BertConfig, init: Init):
-        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, init)
+        self.word_embeddings = Embedding(config.vocab_size, config.hidden_size, init, padding=config.pad_token_id)
         self.position_embeddings = Embedding(config.max_position_embeddings, config.hidden_size, init)
         self.token_type_embeddings = Embedding(config.type_vocab_size, config.hidden_size, init)
         self.norm = LayerNorm(config.hidden_size, config.layer_norm_eps, init)
         self.dropout = Dropout(config.hidden_dropout_prob)
         self.pad = config.pad_token_id
-        self.word_embeddings.weight.data[self.pad] = 0
 
     def forward(self, inputs: BertInputs, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
         """ids (B, T) -> x (B, T, D)."""
@@ -292,12 +291,6 @@ class BertModel(PreTrainedModel):
         if output_attentions:
             out["attentions"] = tuple(attentions)
         return out
-
-    def select(self, weights: dict[str, Array]) -> dict[str, Array]:
-        """Take the encoder out of a pre-training model's file, where its keys begin with `bert.`."""
-        if any(key.startswith("bert.") for key in weights):
-            return {key.removeprefix("bert."): w for key, w in weights.items() if key.startswith("bert.")}
-        return weights
 
 
 class BertForPreTraining(LearningModel):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, ClassVar, Self, cast
+from typing import Any, ClassVar, Literal, Self, cast, overload
 
 import numpy as np
 
 from minissl.backend import Array
+from minissl.checkpoint import SHARDS, WEIGHTS, Checkpoint, some
 from minissl.errors import InputError
-from minissl.files import read_arrays, read_json, write_arrays, write_json
-from minissl.nn import Grads, Module, Param
+from minissl.files import read_json, write_arrays, write_json
+from minissl.hub import find_folder
+from minissl.models.loading import load
+from minissl.nn import Grads, Module, Param, blueprint
 
 DTYPES = ("float32", "float64")
 
@@ -48,7 +54,7 @@ class PreTrainedConfig:
             kind = (int, float) if isinstance(default, float) else type(default)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise InputError(f"config: {field.name} is {value!r}, expected something like {default!r}")
-            if isinstance(default, (int, float)) and not value >= min(int(default), 1):
+            if isinstance(default, (int, float)) and not min(int(default), 1) <= value <= sys.float_info.max:
                 raise InputError(f"config: {field.name} is {value!r}, expected {min(int(default), 1)} or more")
 
     @classmethod
@@ -67,9 +73,16 @@ class PreTrainedConfig:
         return cls(**{name: value for name, value in values.items() if name in known})
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
-        """Read `config.json` in a folder."""
-        return cls.from_dict(read_json(Path(folder) / "config.json"))
+    def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **changes: Any) -> Self:
+        """Read the `config.json` of a folder, or of a model by name; `changes` win over what it says."""
+        known = {field.name for field in fields(cls)}
+        unknown = [name for name in changes if name not in known]
+        if unknown:
+            raise TypeError(f"from_pretrained: no argument {unknown[0]!r}, and {cls.__name__} has no such field")
+        values = read_json(find_folder(name_or_folder, ["config.json"]) / "config.json")
+        if "num_labels" in changes:  # the names are of other labels
+            values = {name: value for name, value in values.items() if name not in ("id2label", "label2id")}
+        return cls.from_dict(values | changes)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, and the `model_type` by which others recognise them."""
@@ -112,7 +125,7 @@ class PreTrainedModel(Module):
         unexpected = [key for key in weights if key not in params and key not in self.aliases]
         if missing or unexpected:
             raise InputError(
-                f"{type(self).__name__}: weights do not fit; missing: {_some(missing)}; unexpected: {_some(unexpected)}"
+                f"{type(self).__name__}: weights do not fit; missing: {some(missing)}; unexpected: {some(unexpected)}"
             )
         for key, param in params.items():
             shape = np.shape(weights[key])
@@ -137,28 +150,52 @@ class PreTrainedModel(Module):
         """Hugging Face state-dict key -> gradient; tied weights have one gradient under each of their keys."""
         return self._with_aliases({key: grads[param] for key, param in self.named_parameters()})
 
+    @overload
     @classmethod
-    def from_pretrained(cls, folder: str | Path, dtype: str = "float32") -> Self:
-        """Read `config.json` and `model.safetensors` of a folder.
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], dtype: str = ..., *, seed: int = ...,
+        ignore_mismatched_sizes: bool = ..., output_loading_info: Literal[False] = ..., **changes: Any,
+    ) -> Self: ...  # fmt: skip
 
-        Raises InputError where a file is missing or damaged, or the weights do not fit the configuration.
+    @overload
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], dtype: str = ..., *, seed: int = ...,
+        ignore_mismatched_sizes: bool = ..., output_loading_info: Literal[True], **changes: Any,
+    ) -> tuple[Self, dict[str, Any]]: ...  # fmt: skip
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_folder: str | os.PathLike[str], dtype: str = "float32", *, seed: int = 0,
+        ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **changes: Any,
+    ) -> Self | tuple[Self, dict[str, Any]]:  # fmt: skip
+        """Read a folder with `config.json` and `model.safetensors` (or its shards), or a model by name (see `hub`).
+
+        As in Hugging Face, weights that the file lacks are drawn anew (from `seed`), weights in it that the model lacks
+        are left, and one warning names both; with `output_loading_info` the result is (model, a dictionary of them).
+        The base model reads the file of a model with a head, and the reverse. `changes` are fields of the config.
+
+        Raises InputError where a file is missing or damaged, no weight in it is the model's, a tied weight is there
+        twice with other numbers, or a shape differs; with `ignore_mismatched_sizes` that weight is drawn anew.
         """
         check_dtype(dtype)
-        weights, _ = read_arrays(Path(folder) / "model.safetensors")
-        model = cls(cls.config_class.from_pretrained(folder), dtype=dtype)
-        model.load_state_dict(model.select(_present_names(weights)))
-        return model
-
-    def select(self, weights: dict[str, Array]) -> dict[str, Array]:
-        """Choose this model's weights out of a larger model's file; a family overrides it for its prefixes."""
-        return weights
+        folder = find_folder(name_or_folder, WEIGHTS, ["config.json", SHARDS])
+        config = cls.config_class.from_pretrained(folder, **changes)
+        with Checkpoint(folder) as checkpoint:
+            with blueprint(most=2 * len(checkpoint.tensors) + 1000) as plan:
+                model = cls(config, seed=seed, dtype=dtype)
+            report = load(model, plan, checkpoint, ignore_mismatched_sizes)
+        if report.message:
+            warnings.warn(f"{cls.__name__} from {folder}: {report.message}", stacklevel=2)
+        return (model, report.as_dict()) if output_loading_info else model
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors`, each whole or not at all; Hugging Face opens the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", {"architectures": [type(self).__name__], **self.config.to_dict()})
         weights = {key: param.data for key, param in self.named_parameters()}
+        about = {"architectures": [type(self).__name__], "dtype": str(next(iter(weights.values())).dtype)}
+        write_json(folder / "config.json", about | self.config.to_dict())
         write_arrays(folder / "model.safetensors", weights, {"format": "pt"})
 
 
@@ -190,16 +227,3 @@ def check_dtype(dtype: str) -> None:
     """Raise InputError for a dtype that models are not held in."""
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} given, expected one of: {', '.join(DTYPES)}")
-
-
-def _present_names(weights: dict[str, Array]) -> dict[str, Array]:
-    """Rename what old checkpoints (bert-base-uncased is one) call otherwise, and leave out their constant buffer."""
-    return {
-        key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): weight
-        for key, weight in weights.items()
-        if not key.endswith("embeddings.position_ids")
-    }
-
-
-def _some(keys: list[str], most: int = 4) -> str:
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "") or "none"

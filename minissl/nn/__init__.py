@@ -6,7 +6,7 @@ dx = layer.backward(dy, cache, grads)       # parameter gradients are added to `
 
 from minissl.nn.attention import MultiHeadAttention
 from minissl.nn.feed_forward import FeedForward, activation
-from minissl.nn.layers import Dropout, Embedding, Init, LayerNorm, Linear
+from minissl.nn.layers import Dropout, Embedding, Init, LayerNorm, Linear, blueprint
 from minissl.nn.module import Grads, Module, Param
 from minissl.nn.transformer import TransformerLayer
 
@@ -23,4 +23,5 @@ __all__ = [
     "Param",
     "TransformerLayer",
     "activation",
+    "blueprint",
 ]

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from minissl.backend import Array
+from minissl.errors import InputError
 from minissl.kernels import op
 from minissl.nn.module import Grads, Module, Param
 
@@ -15,6 +19,45 @@ linear = op("linear")
 embedding = op("embedding")
 layer_norm = op("layer_norm")
 dropout = op("dropout")
+
+
+class Blueprint:
+    """The parameters of a model whose numbers come later: of each the shape, however large, and how to draw it.
+
+    Raises InputError for more than `most` parameters, which is a configuration's slip.
+    """
+
+    def __init__(self, most: int):
+        self.most = most
+        self.shapes: dict[Param, tuple[int, ...]] = {}
+        self._draws: dict[Param, Callable[[], Array]] = {}
+
+    def param(self, shape: tuple[int, ...], dtype: str, decay: bool, draw: Callable[[], Array]) -> Param:
+        """Return a parameter without numbers."""
+        if len(self.shapes) == self.most:
+            raise InputError(f"config: more than {self.most} weights and biases, far more than the file holds")
+        param = Param(np.zeros(0, dtype), decay)
+        self.shapes[param] = shape
+        self._draws[param] = draw
+        return param
+
+    def draw(self, param: Param) -> None:
+        """Give a parameter the numbers with which it would have begun."""
+        param.data = self._draws[param]()
+
+
+_blueprint: ContextVar[Blueprint | None] = ContextVar("blueprint", default=None)
+
+
+@contextmanager
+def blueprint(most: int) -> Iterator[Blueprint]:
+    """Within it, models are made without numbers: drawing takes longer than reading, where they are to be read."""
+    made = Blueprint(most)
+    token = _blueprint.set(made)
+    try:
+        yield made
+    finally:
+        _blueprint.reset(token)
 
 
 @dataclass
@@ -25,17 +68,28 @@ class Init:
     dtype: str = "float32"
     std: float = 0.02
 
-    def weight(self, *shape: int) -> Param:
-        """Draw a matrix, which weight decay applies to."""
-        return Param((self.rng.standard_normal(shape) * self.std).astype(self.dtype), decay=True)
+    def weight(self, *shape: int, zero_row: int | None = None) -> Param:
+        """Draw a matrix, which weight decay applies to; `zero_row` begins at zero."""
+
+        def draw() -> Array:
+            data = (self.rng.standard_normal(shape) * self.std).astype(self.dtype)
+            if zero_row is not None:
+                data[zero_row] = 0
+            return data
+
+        return self._param(shape, True, draw)
 
     def zeros(self, size: int) -> Param:
         """Start a bias."""
-        return Param(np.zeros(size, self.dtype), decay=False)
+        return self._param((size,), False, lambda: np.zeros(size, self.dtype))
 
     def ones(self, size: int) -> Param:
         """Start a gain."""
-        return Param(np.ones(size, self.dtype), decay=False)
+        return self._param((size,), False, lambda: np.ones(size, self.dtype))
+
+    def _param(self, shape: tuple[int, ...], decay: bool, draw: Callable[[], Array]) -> Param:
+        plan = _blueprint.get()
+        return Param(draw(), decay) if plan is None else plan.param(shape, self.dtype, decay, draw)
 
 
 class Linear(Module):
@@ -58,10 +112,10 @@ class Linear(Module):
 
 
 class Embedding(Module):
-    """A table of `size` rows, looked up by id."""
+    """A table of `size` rows, looked up by id; the row of `padding` begins at zero."""
 
-    def __init__(self, size: int, d: int, init: Init):
-        self.weight = init.weight(size, d)
+    def __init__(self, size: int, d: int, init: Init, padding: int | None = None):
+        self.weight = init.weight(size, d, zero_row=padding)
 
     def forward(self, ids: Array) -> tuple[Array, Any]:
         """ids (…) -> y (…, D)."""

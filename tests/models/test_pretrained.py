@@ -1,13 +1,12 @@
 """Configurations, names of weights, and folders that are written and read."""
 
-import json
 import re
 
 import numpy as np
 import pytest
 
 from minissl.errors import InputError
-from minissl.files import read_arrays, read_json, write_arrays
+from minissl.files import read_arrays, read_json
 from minissl.models import BertConfig, BertForPreTraining, BertModel
 from minissl.models.bert import PRESETS
 
@@ -98,6 +97,7 @@ def test_config_round_trip(tmp_path):
     written = read_json(tmp_path / "config.json")
     assert written["model_type"] == "bert"
     assert written["architectures"] == ["BertForPreTraining"]
+    assert written["dtype"] == "float32"
     assert BertConfig.from_dict(written) == CONFIG
 
 
@@ -133,6 +133,8 @@ def test_config_passes_over_fields_that_are_not_used():
         ({"hidden_size": -768}, "config: hidden_size is -768, expected 1 or more"),
         ({"hidden_dropout_prob": -0.1}, "config: hidden_dropout_prob is -0.1, expected 0 or more"),
         ({"layer_norm_eps": float("nan")}, "config: layer_norm_eps is nan"),
+        ({"layer_norm_eps": float("inf")}, "config: layer_norm_eps is inf"),
+        ({"initializer_range": 10**400}, "config: initializer_range is 1000"),
         ({"pad_token_id": -1}, "config: pad_token_id is -1, expected 0 or more"),
         ({"pad_token_id": 30522}, "config: pad_token_id 30522 is outside the vocabulary of 30522"),
     ],
@@ -184,47 +186,12 @@ def test_saving_again_replaces(tmp_path):
     np.testing.assert_array_equal(again(IDS).prediction_logits, model(IDS).prediction_logits)
 
 
-def test_the_encoder_of_a_pre_trained_model(tmp_path):
-    model = new()
-    model.save_pretrained(tmp_path)
-    encoder = BertModel.from_pretrained(tmp_path)
-    for key, weight in encoder.state_dict().items():
-        np.testing.assert_array_equal(weight, model.state_dict()[f"bert.{key}"])
-    out = encoder(IDS)
-    np.testing.assert_array_equal(out.last_hidden_state, model.bert(IDS).last_hidden_state)
-
-
 def test_the_encoder_alone_is_saved_and_read(tmp_path):
     model = new(BertModel)
     model.save_pretrained(tmp_path)
     assert shapes(read_arrays(tmp_path / "model.safetensors")[0]) == ENCODER
     again = BertModel.from_pretrained(tmp_path)
     np.testing.assert_array_equal(again(IDS).pooler_output, model(IDS).pooler_output)
-    with refuses("BertForPreTraining: weights do not fit; missing: bert.embeddings.word_embeddings.weight"):
-        BertForPreTraining.from_pretrained(tmp_path)
-
-
-def test_names_of_old_checkpoints(tmp_path):
-    model = new()
-    model.save_pretrained(tmp_path)
-    old = {"bert.embeddings.position_ids": np.arange(P)[None]}
-    for key, weight in read_arrays(tmp_path / "model.safetensors")[0].items():
-        old[key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")] = weight
-    write_arrays(tmp_path / "model.safetensors", old)
-    for kind, inside in ((BertForPreTraining, model), (BertModel, model.bert)):
-        again = kind.from_pretrained(tmp_path)
-        for key, weight in again.state_dict().items():
-            np.testing.assert_array_equal(weight, inside.state_dict()[key])
-
-
-def test_half_precision_is_widened(tmp_path):
-    model = new()
-    model.save_pretrained(tmp_path)
-    weights = {key: weight.astype("float16") for key, weight in read_arrays(tmp_path / "model.safetensors")[0].items()}
-    write_arrays(tmp_path / "model.safetensors", weights)
-    for key, weight in BertForPreTraining.from_pretrained(tmp_path).state_dict().items():
-        assert weight.dtype == np.float32
-        np.testing.assert_array_equal(weight, model.state_dict()[key].astype("float16"))
 
 
 def test_loading_keeps_packed_weights_in_their_buffer():
@@ -261,7 +228,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("label", DAMAGE)
-def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(tmp_path, label):
+def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(label):
     damage, message = DAMAGE[label]
     weights = {key: weight.copy() for key, weight in new(seed=1).state_dict().items() if key not in TIED}
     damage(weights)
@@ -271,23 +238,11 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(tmp_path, label
         model.load_state_dict(weights)
     for key, weight in model.state_dict().items():
         np.testing.assert_array_equal(weight, before[key])
-    model.save_pretrained(tmp_path)
-    write_arrays(tmp_path / "model.safetensors", weights)
-    with refuses(message):
-        BertForPreTraining.from_pretrained(tmp_path)
 
 
 def test_many_missing_keys_are_counted():
     with refuses("and 26 more"):
         new().load_state_dict({})
-
-
-def test_a_folder_of_another_size_is_refused(tmp_path):
-    new().save_pretrained(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "intermediate_size": F + 1}))
-    with refuses(f"the config expects ({F + 1}, {D})"):
-        BertForPreTraining.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
@@ -299,7 +254,7 @@ def test_a_missing_file_is_named(tmp_path, name):
 
 
 def test_a_folder_that_does_not_exist(tmp_path):
-    with refuses("no such file"):
+    with refuses(f"{tmp_path / 'nowhere'}: no such folder"):
         BertForPreTraining.from_pretrained(tmp_path / "nowhere")
 
 
