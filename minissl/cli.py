@@ -44,6 +44,8 @@ def _pretrain(a: argparse.Namespace) -> int:
     from minissl.recipes.pretrain import PretrainOptions, next_folder, pretrain, report, resume
 
     chosen = {name: value for name, value in vars(a).items() if name not in ("run", "out", "resume", "own_ops")}
+    if "data" in chosen:
+        chosen["data"] = "\n".join(chosen["data"])
     if a.resume is None:
         options = PretrainOptions.for_data(**chosen)
         if a.out == "":
@@ -154,7 +156,13 @@ def _parser() -> argparse.ArgumentParser:
         return added
 
     p = command("pretrain", _pretrain, "Pre-train a BERT on a text.", "minissl pretrain --data my_books/ --steps 5000")
-    p.add_argument("--data", help="docs (built in; the default), hmm (synthetic), or a UTF-8 text file or folder")
+    p.add_argument(
+        "--data",
+        nargs="+",
+        metavar="TEXT",
+        help="docs (built in; the default), hmm (synthetic), or UTF-8 text files and folders, several if you like; of "
+        "a .tsv or .csv of texts and labels, the texts",
+    )
     p.add_argument("--preset", help="tiny (the default), mini, small or base")
     p.add_argument("--steps", type=int, help="updates to make")
     p.add_argument("--out", default=None, help="the new folder of the run (default: runs/DATA-1, -2, …)")

@@ -34,6 +34,7 @@ from minissl.training.run_folder import CHECKPOINT, METRICS, SETTINGS, Checkpoin
 from minissl.training.trainer import StepRecord, Trainer, TrainingOptions
 from minissl.training.workers import available_cores
 
+BUILT_IN = ("docs", "hmm")
 CURVE_POINTS = 12  # how often in a run the held-out loss is measured for the curve
 CURVE_BATCHES = 4
 HELDOUT_ROWS = 2048
@@ -46,7 +47,7 @@ HMM_DEFAULTS: dict[str, Any] = {
 class PretrainOptions:
     """What `minissl pretrain` can be told. The defaults are its main job: `docs`, on two cores, in three minutes."""
 
-    data: str = "docs"
+    data: str = "docs"  # several texts stand one on a line
     preset: str = "tiny"
     steps: int = 2300
     seq_len: int = 64
@@ -70,7 +71,11 @@ class PretrainOptions:
             if type(value) is not type(f.default) and not (type(value) is int and isinstance(f.default, float)):
                 raise InputError(f"{f.name} is {value!r}, expected something like {f.default!r}")
         expected: list[tuple[str, bool, str]] = [
-            ("data", bool(self.data.strip()), "docs, hmm, or the name of a UTF-8 text file or folder"),
+            (
+                "data",
+                all(map(str.strip, self.data.split("\n"))),
+                "docs, hmm, or the name of a UTF-8 text file or folder",
+            ),
             ("preset", self.preset in PRESETS, f"one of {', '.join(PRESETS)}"),
             ("steps", self.steps >= 1, "1 or more"),
             ("short", 0 <= self.short <= 1, "a share of the steps, 0 to 1"),
@@ -130,7 +135,7 @@ class PretrainOptions:
 
 def next_folder(data: str) -> Path:
     """The first of runs/DATA-1, runs/DATA-2, … that is free."""
-    name = Path(data).resolve().stem if data not in ("docs", "hmm") else data
+    name = "-".join(one if one in BUILT_IN else Path(one).resolve().stem for one in data.split("\n"))
     return next(folder for i in range(1, 10**6) if not (folder := Path("runs") / f"{name}-{i}").exists())
 
 
@@ -147,8 +152,8 @@ def pretrain(
         own = load_own_ops(own_file, options.ops)
         right = check_own_ops(own, say)
     fixed = {**asdict(options), "threads": options.threads or available_cores()}  # a resumed run uses as many
-    data = options.data if options.data in ("docs", "hmm") else str(Path(options.data).resolve())
-    settings: dict[str, Any] = {"options": {**fixed, "data": data}}
+    data = [one if one in BUILT_IN else str(Path(one).resolve()) for one in options.data.split("\n")]
+    settings: dict[str, Any] = {"options": {**fixed, "data": "\n".join(data)}}
     if own is not None:
         settings["own_ops"] = own.settings
     folder = RunFolder.create(out, settings)
@@ -268,7 +273,7 @@ def _introduction(run: _Run, trainer: Trainer) -> str:
     floor = "" if landmarks.floor is None else f", exact floor {landmarks.floor:.3f}"
     begun = f"going on after step {trainer.step}" if trainer.step else "from the beginning"
     return (
-        f"{o.data}: {run.task.summary}\n"
+        f"{', '.join(o.data.splitlines())}: {run.task.summary}\n"
         f"BERT {o.preset}: {trainer.weights.size:,} weights, vocabulary {len(run.task.tokenizer):,}; {o.steps:,} steps "
         f"of {o.accumulate * o.batch_size} × {o.seq_len} tokens, {begun}, {trainer.options.threads} thread(s)\n"
         f"masked-LM landmarks (nats): chance {landmarks.chance:.3f}, unigram {landmarks.unigram:.3f}{floor}"

@@ -1,6 +1,8 @@
 """Corpora for pre-training: documents of sentences in reading order, split into a training and a held-out part.
 
-The format of a text is decided by its content, the first rule that fits:
+Of labelled texts (.tsv, .csv, see `text/labelled.py`) the texts alone are read; of a folder with `train.tsv`, no other
+table: what is held out for testing is not learnt from either. The format of any other text is decided by its content,
+the first rule that fits:
 
 1. WikiText: lines ` = Title = ` begin documents.
 2. Markdown and reStructuredText: headings (`# Title`, or a title underlined with === or ---) begin documents.
@@ -22,12 +24,14 @@ from typing import NamedTuple
 import numpy as np
 
 from minissl.errors import InputError
+from minissl.text.labelled import TRAIN_NAMES, find_part, read_texts
 from minissl.text.python_docs import docs_documents
 from minissl.text.sentences import count_words, split_sentences
 
 LEAST_WORDS = 200  # of a whole text: less leaves nothing to hold out
 GROUP_WORDS = 200  # of a document that is made of neighbouring paragraphs or short sections
 LEAST_SECTIONS = 4  # fewer headings or chapters give too few documents: two to train on, two to hold out
+TABLES = (".tsv", ".csv")
 REPEAT_WORDS = 8  # a sentence this long that stands twice is a copy; shorter ones ("Yes, my lord.") may recur
 
 _STOPS = (".", "!", "?", "…", '"', "”", "'", ")", "。", "！", "？")
@@ -81,19 +85,18 @@ class Corpus(NamedTuple):
 def load_corpus(source: str | Path, *, heldout: float = 0.1, seed: int = 0) -> Corpus:
     """Read the built-in corpus "docs", a UTF-8 text file, or every text file below a folder (see the module's rules).
 
+    `source` may name several, one on a line; their documents make one corpus.
+
     Whole documents are held out, about `heldout` of the words; a text of one document holds out its last sentences.
     WikiText's own folder keeps its own parts (train, valid). Sentences of REPEAT_WORDS or more stand in one part only.
     Raises InputError for what cannot be read as text, and for less than LEAST_WORDS words.
     """
     if not 0 < heldout < 1:
         raise InputError(f"heldout={heldout}: expected a share of the text between 0 and 1, such as 0.1")
-    path = Path(source)
-    if str(source) == "docs":
-        parts = [[Document(title, sentences) for title, sentences in docs_documents()]]
-    elif path.is_dir():
-        parts = _read_folder(path)
-    else:
-        parts = [_documents(_decode(_read_bytes(path), path), path.name)]
+    sources = str(source).split("\n")
+    parts = _read_source(sources[0])
+    if len(sources) > 1:
+        parts = [[document for one in sources for part in _read_source(one) for document in part]]
     seen: set[str] = set()
     parts = [_without_repeats(part, seen) for part in parts]
     documents = [document for part in parts for document in part]
@@ -107,7 +110,28 @@ def load_corpus(source: str | Path, *, heldout: float = 0.1, seed: int = 0) -> C
     text = "\n\n".join("\n".join(document.sentences) for document in documents)
     if len(parts) == 1 or not all(parts):
         parts = _split(documents, heldout, seed)
-    return Corpus(path.name or str(source), parts[0], parts[1], hashlib.sha256(text.encode()).hexdigest())
+    return Corpus(
+        ", ".join(Path(one).name or one for one in sources),
+        parts[0],
+        parts[1],
+        hashlib.sha256(text.encode()).hexdigest(),
+    )
+
+
+def _read_source(source: str) -> list[list[Document]]:
+    """Return all documents of one source as one part, or WikiText's own two."""
+    path = Path(source)
+    if source == "docs":
+        return [[Document(title, sentences) for title, sentences in docs_documents()]]
+    if path.is_dir():
+        return _read_folder(path)
+    return [_read_file(path, path.name)]
+
+
+def _read_file(path: Path, name: str) -> list[Document]:
+    if path.suffix.lower() in TABLES:
+        return _group(((f"{name} {i}", [text]) for i, text in enumerate(read_texts(path), 1)), GROUP_WORDS)
+    return _documents(_decode(_read_bytes(path), path), name)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -142,14 +166,19 @@ def _decode(data: bytes, path: Path) -> str:
 def _read_folder(folder: Path) -> list[list[Document]]:
     """Return all documents below `folder` as one part, or WikiText's own training and held-out parts."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
-    texts = {}
+    texts, tables = {}, {}
     for path in paths:
         name = path.relative_to(folder).as_posix()
-        if not re.search(r"(?:^|/)\.", name):  # not hidden
+        if re.search(r"(?:^|/)\.", name):  # hidden
+            continue
+        if path.suffix.lower() in TABLES:
+            if path.stem in TRAIN_NAMES or not find_part(path.parent, TRAIN_NAMES):
+                tables[name] = path
+        else:
             data = _read_bytes(path)
             if data.strip() and (data.startswith(_UTF16) or not _CONTROL.search(data)):
                 texts[name] = _decode(data, path)
-    if not texts:
+    if not texts and not tables:
         raise InputError(f"{folder}: no text file below this folder ({len(paths)} files, all hidden, binary or empty)")
     own = {}  # WikiText's parts; a README beside them is not one
     for name, text in sorted(texts.items()):
@@ -160,7 +189,9 @@ def _read_folder(folder: Path) -> list[list[Document]]:
         return [own["train"], own["valid"]]
     if own:
         return [[document for part in own.values() for document in part]]
-    return [[document for name, text in sorted(texts.items()) for document in _documents(text, name)]]
+    documents = {name: _documents(text, name) for name, text in texts.items()}
+    documents |= {name: _read_file(path, name) for name, path in tables.items()}
+    return [[document for _, part in sorted(documents.items()) for document in part]]
 
 
 def _documents(text: str, name: str) -> list[Document]:

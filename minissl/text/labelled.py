@@ -66,10 +66,10 @@ def load_labelled(source: str | Path, columns: Columns = FROM_THE_FILE) -> Label
     """
     path = Path(source)
     if path.is_dir():
-        train_path = _find(path, TRAIN_NAMES)
+        train_path = find_part(path, TRAIN_NAMES)
         if train_path is None:
             raise InputError(f"{path}: no file train.tsv or train.csv in this folder; a single file works too")
-        heldout_path = _find(path, HELDOUT_NAMES)
+        heldout_path = find_part(path, HELDOUT_NAMES)
     else:
         train_path, heldout_path = path, None
     train = read_labelled(train_path, columns)
@@ -150,7 +150,8 @@ def _in_order(label: str) -> tuple[int, float, str]:
     return (0, float(label), label) if re.fullmatch(r"-?\d{1,15}(\.\d{1,15})?", label) else (1, 0.0, label)
 
 
-def _find(folder: Path, names: Sequence[str]) -> Path | None:
+def find_part(folder: Path, names: Sequence[str]) -> Path | None:
+    """Return the file of a folder that has one of these names, or None. Raises InputError where two have."""
     found = [p for name in names for suffix in SUFFIXES if (p := folder / (name + suffix)).is_file()]
     if len(found) > 1:
         raise InputError(f"{folder}: both {found[0].name} and {found[1].name}; which one is meant? Name one file")

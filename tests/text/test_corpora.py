@@ -269,3 +269,39 @@ def test_real_texts() -> None:
         assert first in titles
         assert not any("<unk>" in s or "@-@" in s or " = " in s[:3] for d in everything(wiki) for s in d.sentences)
         assert wiki.has_next_sentence_pairs
+
+
+def table(writer: Writer, rows: int = 60) -> str:
+    return "".join(f"{writer.sentence()}\tlabel{i % 2}\n" for i in range(rows))
+
+
+def test_of_labelled_texts_the_texts_alone(tmp_path: Path, writer: Writer) -> None:
+    (tmp_path / "a.tsv").write_text(table(writer))
+    corpus = load_corpus(tmp_path / "a.tsv")
+    sentences = [s for d in everything(corpus) for s in d.sentences]
+    assert len(sentences) == 60
+    assert not any("label" in s or "\t" in s for s in sentences)
+    assert all(sum(map(count_words, d.sentences)) >= GROUP_WORDS for d in corpus.train[:-1])
+
+
+def test_beside_training_rows_no_other_table_is_read(tmp_path: Path, writer: Writer) -> None:
+    """What a test would measure must not have been seen, not even without its labels."""
+    for name in ("train.tsv", "dev.tsv", "test.csv"):
+        (tmp_path / name).write_text(table(writer))
+    (tmp_path / "book.txt").write_text(writer.chapter())
+    titles = {d.title.split()[0] for d in everything(load_corpus(tmp_path))}
+    assert titles == {"train.tsv", "book.txt"}
+    (tmp_path / "train.tsv").rename(tmp_path / "reviews.tsv")
+    (tmp_path / "test.csv").unlink()
+    assert {d.title.split()[0] for d in everything(load_corpus(tmp_path))} == {"reviews.tsv", "dev.tsv", "book.txt"}
+
+
+def test_several_sources_make_one_corpus(tmp_path: Path, writer: Writer) -> None:
+    (tmp_path / "a.txt").write_text(writer.chapter())
+    (tmp_path / "b.tsv").write_text(table(writer))
+    corpus = load_corpus(f"{tmp_path / 'a.txt'}\n{tmp_path / 'b.tsv'}")
+    assert corpus.name == "a.txt, b.tsv"
+    assert {d.title.split()[0] for d in everything(corpus)} == {"a.txt", "b.tsv"}
+    assert corpus.heldout
+    with pytest.raises(InputError, match=r"c\.txt: no such file"):
+        load_corpus(f"{tmp_path / 'a.txt'}\n{tmp_path / 'c.txt'}")
