@@ -209,7 +209,12 @@ class BertForQuestionAnswering(BertForTask):
 
     renames: ClassVar[tuple[tuple[str, str], ...]] = (("tasks.span.", ""), *BertModel.renames)
 
-    make_task = SpanTask
+    @staticmethod
+    def make_task(config: BertConfig, init: Init) -> Task:
+        """A `SpanTask`. Raises InputError for a configuration of more or fewer than its two scores."""
+        if config.num_labels != 2:
+            raise InputError(f"config: num_labels is {config.num_labels}, expected 2: an answer's start and end")
+        return SpanTask(config, init)
 
     def __call__(
         self, input_ids: Array, attention_mask: Array | None = None, token_type_ids: Array | None = None,

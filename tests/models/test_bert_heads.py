@@ -50,7 +50,7 @@ LEARNING = {
     ),
     "a number": (BertForSequenceClassification, {"num_labels": 1}, {"labels": NUMBERS[:, 0]}, ["logits"], (B, 1)),
     "tags": (BertForTokenClassification, {}, {"labels": token_labels(C)}, ["logits"], (B, T, C)),
-    "spans": (BertForQuestionAnswering, {}, SPAN, ["start_logits", "end_logits"], (B, T)),
+    "spans": (BertForQuestionAnswering, {"num_labels": 2}, SPAN, ["start_logits", "end_logits"], (B, T)),
 }  # fmt: skip
 
 
@@ -124,7 +124,7 @@ def test_cross_entropy_written_out():
 
 
 def test_the_span_loss_is_the_mean_of_both_and_leaves_out_what_lies_outside():
-    model = new(BertForQuestionAnswering, {})
+    model = new(BertForQuestionAnswering, {"num_labels": 2})
     out = model(**inputs(), **SPAN)
     losses = []
     for logits, positions in zip((out.start_logits, out.end_logits), SPAN.values(), strict=True):
@@ -134,7 +134,7 @@ def test_the_span_loss_is_the_mean_of_both_and_leaves_out_what_lies_outside():
 
 
 def test_one_side_of_a_span_may_lie_outside_everywhere():
-    model = new(BertForQuestionAnswering, {})
+    model = new(BertForQuestionAnswering, {"num_labels": 2})
     batch = {**inputs(), "start_positions": np.arange(B), "end_positions": np.full(B, T)}
     assert model.counts(batch) == {"span_start": B, "span_end": 0}
     out = model(**batch)
@@ -239,11 +239,16 @@ BAD = {
 }  # fmt: skip
 
 
+def test_a_span_has_two_scores():
+    with pytest.raises(InputError, match="num_labels is 4, expected 2: an answer's start and end"):
+        new(BertForQuestionAnswering, {})
+
+
 @pytest.mark.parametrize("label", BAD)
 def test_what_is_refused(label):
     cls, labels, message = BAD[label]
     with pytest.raises(InputError, match=re.escape(message)):
-        new(cls, {}).loss_and_grads(**inputs(), **labels)
+        new(cls, {"num_labels": 2} if cls is BertForQuestionAnswering else {}).loss_and_grads(**inputs(), **labels)
 
 
 def test_the_labels_of_a_configuration():
