@@ -8,7 +8,7 @@ MASKING = "minissl.pretext.mlm.mask_tokens"
 MAKE_PAIRS = "minissl.pretext.nsp.make_pairs"
 LAYOUT = "minissl.pretext.nsp._layout"
 TOKENIZER = "minissl.text.tokenizer.BertTokenizer"
-WORDS = "minissl.text.wordpiece.split_words"
+NORMALIZE = "minissl.text.wordpiece.normalize"
 MATCH = "minissl.text.wordpiece.longest_match"
 ADAMW = "minissl.training.adamw.adamw_update"
 SCHEDULE = "minissl.training.schedule.warmup_linear"
@@ -83,11 +83,11 @@ EXHIBITS = (
             "the search for the longest piece runs the wrong way and ends at the shortest",
             "Its own loss is the better one, 0.70 nats: syllables are easy. By the words' ids it knows nothing.",
             setting=TEXT),
-    Exhibit("tokenizer-keeps-capitals", WORDS, "if lowercase:", "if False:", KIND,
+    Exhibit("tokenizer-keeps-capitals", NORMALIZE, "if lowercase:", "if False:", KIND,
             "an uncased vocabulary and cased text: every word with a capital is [UNK]",
             "Its own loss is the better one, 2.54 for 2.71: [UNK] is easy. In truth 2.95 nats for 2.66.", setting=TEXT),
     Exhibit("tokenizer-padding-visible", f"{TOKENIZER}.__call__",
-            "fillers[\"attention_mask\"] = 0", "fillers[\"attention_mask\"] = 1", KIND,
+            "layout.fill(1, 1, (1, 1, 1), 0)", "layout.fill(1, 1, (1, 1, 1), 1)", KIND,
             "padding gets attention_mask 1: it is attended to like a word",
             "Nothing shows: 2.68 for 2.66 nats.", setting=TEXT),
 

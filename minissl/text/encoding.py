@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 from minissl.errors import InputError
 
@@ -11,12 +11,48 @@ Item = TypeVar("Item")
 Span = tuple[int, int]  # from … up to, without the end
 
 
+class Layout(NamedTuple):
+    """How rows are made of texts: the tokens of each row's first and second text, and what stands round them."""
+
+    sizes: list[tuple[int, int | None]]  # (n_first, n_second); None for no second text
+    n_edge: int  # special tokens at each edge: 1, or 0 without any
+    length: int  # up to which rows are filled
+    side: str
+
+    def fill(
+        self, of_first: Item, of_second: Item, of_edges: tuple[Item, Item, Item], of_padding: Item
+    ) -> list[list[Item]]:
+        """Return rows that hold one value for each kind of token: `of_edges` for [CLS], [SEP] and the last [SEP]."""
+        cls, sep, end = ([item] * self.n_edge for item in of_edges)
+        rows = []
+        for n_first, n_second in self.sizes:
+            row = cls + [of_first] * n_first + sep
+            rows.append(row if n_second is None else row + [of_second] * n_second + end)
+        return self.pad(rows, of_padding)
+
+    def join(
+        self, rows: Iterable[tuple[list[Item], list[Item] | None]], edges: tuple[Item, Item, Item], filler: Item
+    ) -> list[list[Item]]:
+        """Put the edges round the texts of each row, and fill it up."""
+        cls, sep, end = ([item] * self.n_edge for item in edges)
+        return self.pad(
+            [cls + a + sep if b is None else cls + a + sep + b + end for a, b in rows],
+            filler,
+        )
+
+    def pad(self, rows: list[list[Item]], filler: Item) -> list[list[Item]]:
+        """Fill rows up to `length`; longer ones stay as they are."""
+        if self.side == "right":
+            return [row + [filler] * (self.length - len(row)) for row in rows] if self.length else rows
+        return [[filler] * (self.length - len(row)) + row for row in rows] if self.length else rows
+
+
 class BatchEncoding(dict[str, Any]):
     """What a model takes: a dict whose entries can be read as attributes too."""
 
-    def __init__(self, entries: Mapping[str, Any], sequence_ids: list[list[int | None]]) -> None:
+    def __init__(self, entries: Mapping[str, Any], layout: Layout | None = None) -> None:
         super().__init__(entries)
-        self._sequence_ids = sequence_ids
+        self._layout = layout
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -29,10 +65,11 @@ class BatchEncoding(dict[str, Any]):
 
         InputError: there is no such row.
         """
-        n_rows = len(self._sequence_ids)
-        if not -n_rows <= batch_index < n_rows:
-            raise InputError(f"sequence_ids({batch_index}): this encoding has the rows 0 … {n_rows - 1}")
-        return list(self._sequence_ids[batch_index])
+        sizes = self._layout.sizes if self._layout else []
+        if self._layout is None or not -len(sizes) <= batch_index < len(sizes):
+            raise InputError(f"sequence_ids({batch_index}): this encoding has the texts of {len(sizes)} rows")
+        one_row = self._layout._replace(sizes=[sizes[batch_index]])
+        return one_row.fill(0, 1, (None, None, None), None)[0]
 
 
 def as_pairs(text: Any, text_pair: Any) -> list[tuple[str, str | None]]:
@@ -104,16 +141,3 @@ def pair_windows(firsts: list[Span], seconds: list[Span]) -> list[tuple[Span, Sp
         *((first, second) for first in firsts[1:] for second in seconds),
         *((firsts[0], second) for second in seconds[1:]),
     ]
-
-
-def join(first: list[Item], second: list[Item] | None, edges: list[list[Item]]) -> list[Item]:
-    """Put the three edges ([CLS], [SEP], [SEP]), or what stands for them, round one text or two."""
-    if second is None:
-        return edges[0] + first + edges[1]
-    return edges[0] + first + edges[1] + second + edges[2]
-
-
-def pad(row: list[Item], length: int, filler: Item, side: str) -> list[Item]:
-    """Fill a row up to `length`; a longer one stays as it is."""
-    padding = [filler] * (length - len(row))
-    return row + padding if side == "right" else padding + row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -13,13 +12,16 @@ from numpy.typing import NDArray
 
 from minissl.backend import require_ids
 from minissl.errors import InputError
-from minissl.files import read_json, write_json, write_whole
-from minissl.text.encoding import BatchEncoding, Span, as_pairs, join, pad, pair_windows, truncate, windows
+from minissl.files import write_json, write_whole
+from minissl.text.added_tokens import AddedToken, Finder
+from minissl.text.encoding import BatchEncoding, Layout, Span, as_pairs, pair_windows, truncate, windows
+from minissl.text.tokenizer_files import CONFIG_TYPES, SPECIAL_NAMES, in_order, read_folder, read_vocab
 from minissl.text.wordpiece import (
-    MAX_WORD_CHARS,
+    align,
     align_words,
     find_chunks,
     longest_match,
+    normalize,
     split_chunks,
     split_words,
 )
@@ -35,9 +37,6 @@ _TRUNCATIONS |= {cut: cut for cut in ("longest_first", "only_first", "only_secon
 _SIDES = {"right": "right", "left": "left"}
 _TIGHTER = {" .": ".", " ?": "?", " !": "!", " ,": ",", " ' ": "'", " n't": "n't", " 'm": "'m", " 's": "'s"}
 _TIGHTER |= {" 've": "'ve", " 're": "'re"}
-_CONFIG_TYPES: dict[str, type] = {"do_lower_case": bool, "strip_accents": bool, "tokenize_chinese_chars": bool}
-_CONFIG_TYPES |= {"model_max_length": int, "padding_side": str, "clean_up_tokenization_spaces": bool}
-_CONFIG_TYPES |= {f"{name}_token": str for name in ("unk", "sep", "pad", "cls", "mask")}
 
 
 class BertTokenizer:
@@ -65,14 +64,15 @@ class BertTokenizer:
         pad_token: str = "[PAD]",
         cls_token: str = "[CLS]",
         mask_token: str = "[MASK]",
+        extra_special_tokens: Sequence[str] = (),
+        added_tokens: Sequence[AddedToken] = (),
     ) -> None:
         if vocab_file is not None and vocab is None:
-            self._tokens = _read_vocab(Path(vocab_file))
+            self._tokens = read_vocab(Path(vocab_file))
         elif vocab is not None and vocab_file is None:
-            self._tokens = _in_order(vocab)
+            self._tokens = in_order(vocab)
         else:
             raise InputError("BertTokenizer: expected one vocabulary, as vocab_file (a path) or as vocab (the tokens)")
-        self.vocab = {token: index for index, token in enumerate(self._tokens)}
         self.do_lower_case = do_lower_case
         self.strip_accents = strip_accents
         self.tokenize_chinese_chars = tokenize_chinese_chars
@@ -81,16 +81,30 @@ class BertTokenizer:
         self.clean_up_tokenization_spaces = clean_up_tokenization_spaces
         self.unk_token, self.sep_token, self.pad_token = unk_token, sep_token, pad_token
         self.cls_token, self.mask_token = cls_token, mask_token
-        self.all_special_tokens = [unk_token, sep_token, pad_token, cls_token, mask_token]
-        missing = [token for token in self.all_special_tokens if token not in self.vocab]
+        self.extra_special_tokens = list(extra_special_tokens)
+        named = [unk_token, sep_token, pad_token, cls_token, mask_token]
+        self._pieces = {token: index for index, token in enumerate(self._tokens)}  # what a word is cut into
+        self._added = {token.content: token for token in added_tokens}
+        missing = [token for token in named if token not in self._pieces and token not in self._added]
         if missing:
             raise InputError(f"vocabulary: no {', '.join(missing)} in it, expected every special token; is it BERT's?")
+        self.all_special_tokens = list(dict.fromkeys([*named, *extra_special_tokens]))
+        self._added |= {token: AddedToken(token) for token in self.all_special_tokens if token not in self._added}
+        self.vocab = dict(self._pieces)
+        for token in self._added:
+            self.vocab.setdefault(token, len(self.vocab))
+        self._tokens = list(self.vocab)
         self.all_special_ids = [self.vocab[token] for token in self.all_special_tokens]
-        self.unk_token_id, self.sep_token_id, self.pad_token_id = self.all_special_ids[:3]
-        self.cls_token_id, self.mask_token_id = self.all_special_ids[3:]
+        self.unk_token_id, self.sep_token_id, self.pad_token_id = (self.vocab[token] for token in named[:3])
+        self.cls_token_id, self.mask_token_id = (self.vocab[token] for token in named[3:])
         self.word_start: NDArray[np.bool_] = np.array([not token.startswith("##") for token in self._tokens])
-        longest_first = sorted(self.all_special_tokens, key=len, reverse=True)
-        self._special_regex = re.compile(f"({'|'.join(map(re.escape, longest_first))})")
+        self._rules = do_lower_case, strip_accents, tokenize_chinese_chars
+        added = self._added.values()
+        normalized = {normalize(token.content, *self._rules): token for token in added if token.normalized}
+        for spelling, added_token in normalized.items():
+            self._tokens[self.vocab[added_token.content]] = spelling  # the name that Hugging Face gives the id
+        self._finder = Finder({token.content: token for token in added if not token.normalized})
+        self._later_finder = Finder(normalized) if normalized else None
         self._chunk_ids: dict[str, list[int]] = {}
         self._chunk_spans: dict[str, list[Span]] = {}
 
@@ -98,44 +112,32 @@ class BertTokenizer:
     def from_pretrained(cls, folder: str | os.PathLike[str], **overrides: Any) -> BertTokenizer:
         """Read a folder that `save_pretrained` or Hugging Face wrote; `overrides` win over what its files say.
 
-        Reads `vocab.txt` (where there is none, `tokenizer.json`) and `tokenizer_config.json`.
-        InputError: files missing, broken or another kind of tokenizer's; tokens added beside the five special ones.
+        Without a word on it in the files, `do_lower_case` is True and there is no `model_max_length`, as in Hugging
+        Face. InputError: files missing, broken or another kind of tokenizer's.
         """
-        folder = Path(folder)
-        arguments: dict[str, Any] = {}
-        added: list[str] = []
-        if (folder / "vocab.txt").is_file():
-            arguments["vocab_file"] = folder / "vocab.txt"
-        elif (folder / "tokenizer.json").is_file():
-            arguments, added = _read_tokenizer_json(folder / "tokenizer.json")
-        else:
-            raise InputError(f"{folder}: no tokenizer there, expected a folder with vocab.txt or tokenizer.json")
-        if (folder / "tokenizer_config.json").is_file():
-            configured, added_too = _read_config(folder / "tokenizer_config.json")
-            arguments |= configured
-            added += added_too
-        tokenizer = cls(**(arguments | overrides))
-        unknown = [token for token in added if token not in tokenizer.all_special_tokens]
-        if unknown:
-            raise InputError(f"{folder}: added tokens {', '.join(unknown)} are not supported, only BERT's five")
-        return tokenizer
+        return cls(**(read_folder(Path(folder)) | overrides))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> tuple[str, str]:
         """Write `vocab.txt` and `tokenizer_config.json`, which Hugging Face opens too, and return their paths."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         vocab_path, config_path = folder / "vocab.txt", folder / "tokenizer_config.json"
-        write_whole(vocab_path, "".join(f"{token}\n" for token in self._tokens))
-        config = {name: getattr(self, name) for name in _CONFIG_TYPES} | {"tokenizer_class": "BertTokenizer"}
-        write_json(config_path, config)
+        write_whole(vocab_path, "".join(f"{token}\n" for token in self._pieces))
+        config = {name: getattr(self, name) for name in (*CONFIG_TYPES, *SPECIAL_NAMES)}
+        plain = [AddedToken(getattr(self, name)) for name in SPECIAL_NAMES]
+        if not all(token in plain for token in self._added.values()):
+            added = {self.vocab[content]: token._asdict() for content, token in self._added.items()}
+            config |= {"added_tokens_decoder": added, "extra_special_tokens": self.extra_special_tokens}
+        write_json(config_path, config | {"tokenizer_class": "BertTokenizer"})
         return str(vocab_path), str(config_path)
 
     @property
     def vocab_size(self) -> int:
-        """The number of tokens, V."""
-        return len(self._tokens)
+        """The number of tokens in the vocabulary alone, without those that were added to it."""
+        return len(self._pieces)
 
     def __len__(self) -> int:
+        """The number of tokens, V."""
         return len(self._tokens)
 
     def get_vocab(self) -> dict[str, int]:
@@ -153,38 +155,50 @@ class BertTokenizer:
     def _encode_chunk(self, chunk: str) -> list[int]:
         """Work out the ids of text without whitespace, and remember them within bounds."""
         ids: list[int] = []
-        for word in split_words(chunk, self.do_lower_case, self.strip_accents, self.tokenize_chinese_chars):
-            ids += longest_match(word, self.vocab) or [self.unk_token_id]
+        for word in split_words(chunk, *self._rules):
+            ids += longest_match(word, self._pieces) or [self.unk_token_id]
         _remember(self._chunk_ids, chunk, ids)
         return ids
 
     def _encode_text(self, text: str) -> list[int]:
-        """Return the ids of a text where "[MASK]", or another special token spelled exactly, is that token."""
+        """Return the ids of a text where "[MASK]", or another special or added token that it spells, is that token."""
+        if self._later_finder is None and not self._finder.is_in(text):
+            return self.encode_words(text)
         ids: list[int] = []
-        for index, part in enumerate(self._special_regex.split(text)):
-            ids += [self.vocab[part]] if index % 2 else self.encode_words(part)
+        for token, part, _ in self._split_added(text):
+            ids += self.encode_words(part) if token is None else [self.vocab[token.content]]
         return ids
+
+    def _split_added(self, text: str) -> list[tuple[AddedToken | None, str, Sequence[int]]]:
+        """Cut out the added tokens: for each part its token or None, its text, and each character's place in `text`."""
+        parts: list[tuple[AddedToken | None, str, Sequence[int]]] = []
+        for token, start, stop in self._finder.split(text):
+            part = text[start:stop]
+            if token is None and self._later_finder and self._later_finder.is_in(normalize(part, *self._rules)):
+                part, places = align(part, *self._rules)
+                for later, i, j in self._later_finder.split(part):
+                    parts.append((later, part[i:j], [start + place for place in places[i:j]]))
+            else:
+                parts.append((token, part, range(start, stop)))
+        return parts
 
     def _find_spans(self, text: str) -> list[Span]:
         """Return where in the text each token of `_encode_text` stands."""
         spans: list[Span] = []
-        begin = 0
-        for index, part in enumerate(self._special_regex.split(text)):
-            if index % 2:
-                spans.append((begin, begin + len(part)))
-            else:
-                for place, chunk in find_chunks(part):
-                    known = self._chunk_spans.get(chunk) or self._find_chunk_spans(chunk)
-                    at = begin + place
-                    spans += [(at + start, at + stop) for start, stop in known]
-            begin += len(part)
+        for token, part, places in self._split_added(text):
+            if token is not None:
+                spans.append((places[0], places[-1] + 1))
+                continue
+            for at, chunk in find_chunks(part):
+                for start, stop in self._chunk_spans.get(chunk) or self._find_chunk_spans(chunk):
+                    spans.append((places[at + start], places[at + stop - 1] + 1))
         return spans
 
     def _find_chunk_spans(self, chunk: str) -> list[Span]:
         """Work out where in text without whitespace its tokens stand, and remember it within bounds."""
         spans: list[Span] = []
-        for word, places in align_words(chunk, self.do_lower_case, self.strip_accents, self.tokenize_chinese_chars):
-            pieces = longest_match(word, self.vocab)
+        for word, places in align_words(chunk, *self._rules):
+            pieces = longest_match(word, self._pieces)
             lengths = [len(word)] if pieces is None else [len(self._tokens[index]) for index in pieces]
             start = 0
             for length in lengths:
@@ -231,9 +245,11 @@ class BertTokenizer:
         side = _option("padding_side", padding_side or self.padding_side, _SIDES)
         if max_length is None and self.model_max_length <= _UNLIMITED:
             max_length = self.model_max_length
-        rows: list[dict[str, list[Any]]] = []
+        texts = as_pairs(text, text_pair)
+        ids: list[tuple[list[int], list[int] | None]] = []
+        spans: list[tuple[list[Span], list[Span] | None]] = []
         samples: list[int] = []
-        for sample, (first, second) in enumerate(as_pairs(text, text_pair)):
+        for sample, (first, second) in enumerate(texts):
             a, b = self._encode_text(first), None if second is None else self._encode_text(second)
             n_a, n_b = len(a), 0 if b is None else len(b)
             if cut is not None and max_length is not None:
@@ -242,56 +258,36 @@ class BertTokenizer:
             parts = [((0, n_a), (0, n_b))]
             if return_overflowing_tokens:
                 parts = pair_windows(windows(len(a), n_a, stride), windows(len(b or ()), n_b, stride))
-            spans_a = self._find_spans(first) if return_offsets_mapping else []
-            spans_b = None if b is None else self._find_spans(second or "") if return_offsets_mapping else []
-            for part_a, part_b in parts:
-                row = self._row(a[slice(*part_a)], None if b is None else b[slice(*part_b)], add_special_tokens)
-                if return_offsets_mapping:
-                    spans = spans_a[slice(*part_a)], None if spans_b is None else spans_b[slice(*part_b)]
-                    row["offset_mapping"] = join(*spans, [[(0, 0)] if add_special_tokens else []] * 3)
-                rows.append(row)
+            ids += [(a[i:j], None if b is None else b[k:m]) for (i, j), (k, m) in parts]
+            if return_offsets_mapping:
+                s, t = self._find_spans(first), self._find_spans(second or "")
+                spans += [(s[i:j], None if b is None else t[k:m]) for (i, j), (k, m) in parts]
             samples += [sample] * len(parts)
-        longest = max(len(row["input_ids"]) for row in rows)
-        length = {None: 0, "longest": longest, "max_length": max_length or 0}[pad_to]
-        fillers: dict[str, Any] = {"input_ids": self.pad_token_id}
+        sizes = [(len(a), None if b is None else len(b)) for a, b in ids]
+        layout = Layout(sizes, int(add_special_tokens), 0, side)
+        edges = self.cls_token_id, self.sep_token_id, self.sep_token_id
+        columns: dict[str, list[Any]] = {"input_ids": layout.join(ids, edges, self.pad_token_id)}
+        if pad_to is not None:
+            longest = max(map(len, columns["input_ids"]))
+            layout = layout._replace(length=longest if pad_to == "longest" else max_length or 0)
+            columns["input_ids"] = layout.pad(columns["input_ids"], self.pad_token_id)
         if return_token_type_ids is not False:
-            fillers["token_type_ids"] = 0
+            columns["token_type_ids"] = layout.fill(0, 1, (0, 0, 1), 0)
         if return_attention_mask is not False:
-            fillers["attention_mask"] = 0
+            columns["attention_mask"] = layout.fill(1, 1, (1, 1, 1), 0)
         if return_special_tokens_mask:
-            fillers["special_tokens_mask"] = 1
+            columns["special_tokens_mask"] = layout.fill(0, 0, (1, 1, 1), 1)  # not those that the text itself spells
         if return_offsets_mapping:
-            fillers["offset_mapping"] = (0, 0)
-        columns: dict[str, list[Any]] = {
-            name: [pad(row[name], length, filler, side) for row in rows] for name, filler in fillers.items()
-        }
-        sequence_ids = [pad(row["sequence_ids"], length, None, side) for row in rows]
+            columns["offset_mapping"] = layout.join(spans, ((0, 0),) * 3, (0, 0))
         if return_overflowing_tokens:
             columns["overflow_to_sample_mapping"] = samples
         elif isinstance(text, str) and return_tensors is None:
-            return BatchEncoding({name: column[0] for name, column in columns.items()}, sequence_ids)
+            return BatchEncoding({name: column[0] for name, column in columns.items()}, layout)
         if return_tensors is None:
-            return BatchEncoding(columns, sequence_ids)
-        if len({len(row) for row in columns["input_ids"]}) > 1:
+            return BatchEncoding(columns, layout)
+        if len(set(map(len, columns["input_ids"]))) > 1:
             raise InputError("the texts have several lengths, an array has one; add padding=True")
-        return BatchEncoding({name: np.array(column, dtype=np.int64) for name, column in columns.items()}, sequence_ids)
-
-    def _row(self, a: list[int], b: list[int] | None, add_special_tokens: bool) -> dict[str, list[Any]]:
-        """Put the special tokens round one or two texts, and say of each position what it is."""
-        n_a, n_b, n_edge = len(a), 0 if b is None else len(b), int(add_special_tokens)
-
-        def column(of_a: Any, of_b: Any, *edges: Any) -> list[Any]:
-            return join([of_a] * n_a, None if b is None else [of_b] * n_b, [[edge] * n_edge for edge in edges])
-
-        special_ids = (self.cls_token_id, self.sep_token_id, self.sep_token_id)
-        ids = join(a, b, [[edge] * n_edge for edge in special_ids])
-        return {
-            "input_ids": ids,
-            "token_type_ids": column(0, 1, 0, 0, 1),
-            "attention_mask": [1] * len(ids),
-            "special_tokens_mask": column(0, 0, 1, 1, 1),  # not those that the text itself spells
-            "sequence_ids": column(0, 1, None, None, None),
-        }
+        return BatchEncoding({name: np.array(column, dtype=np.int64) for name, column in columns.items()}, layout)
 
     def encode(self, text: str, text_pair: str | None = None, **options: Any) -> list[int]:
         """Return the `input_ids` that calling the tokenizer with the same arguments gives."""
@@ -336,7 +332,11 @@ class BertTokenizer:
 
         `clean_up_tokenization_spaces` also takes the spaces out of "i ' m". InputError: as `convert_ids_to_tokens`.
         """
-        tokens = self.convert_ids_to_tokens(np.atleast_1d(np.asarray(token_ids)), skip_special_tokens)
+        ids = np.atleast_1d(np.asarray(token_ids))
+        tokens = self.convert_ids_to_tokens(ids)
+        if skip_special_tokens:
+            special = {self.vocab[token.content] for token in self._added.values() if token.special}
+            tokens = [token for index, token in zip(ids.tolist(), tokens, strict=True) if index not in special]
         text = "".join(tokens[:1])
         for token in tokens[1:]:
             text += _tighten(token.removeprefix("##") if token.startswith("##") else f" {token}")
@@ -377,83 +377,3 @@ def _tighten(text: str) -> str:
     for spaced, tight in _TIGHTER.items():
         text = text.replace(spaced, tight)
     return text
-
-
-def _in_order(vocab: Sequence[str] | Mapping[str, int]) -> list[str]:
-    """Return the tokens by id. InputError: ids with gaps, a token twice, or one that no line of vocab.txt can hold."""
-    if isinstance(vocab, str):
-        raise InputError("vocab: got a string, expected the tokens; write vocab_file= for a path")
-    tokens = list(vocab)
-    if isinstance(vocab, Mapping):
-        if sorted(vocab.values()) != list(range(len(vocab))):
-            raise InputError(f"vocab: expected the ids 0 … {len(vocab) - 1}, each once; got others")
-        tokens.sort(key=vocab.__getitem__)
-    seen: dict[str, int] = {}
-    for index, token in enumerate(tokens):
-        if not isinstance(token, str) or not token or token != token.rstrip() or "\n" in token:
-            raise InputError(f"vocab: {token!r} at id {index}, expected a token on one line; is a line blank?")
-        if seen.setdefault(token, index) != index:
-            raise InputError(f"vocab: {token!r} has the ids {seen[token]} and {index}, expected each token once")
-    return tokens
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}), expected a tokenizer's file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text, expected a tokenizer's file; is it damaged?") from None
-
-
-def _read_vocab(path: Path) -> list[str]:
-    lines = _read(path).removesuffix("\n").split("\n")
-    try:
-        return _in_order([line.rstrip() for line in lines])
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-
-
-def _content(token: Any) -> Any:
-    """Return the text of a token, which Hugging Face writes as a string or as an object."""
-    return token.get("content") if isinstance(token, dict) else token
-
-
-def _read_config(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the constructor's arguments in a tokenizer_config.json, and the tokens it adds."""
-    config = read_json(path)
-    arguments = {}
-    for name, kind in _CONFIG_TYPES.items():
-        value = _content(config.get(name))
-        if value is not None and not isinstance(value, kind):
-            raise InputError(f"{path}: {name} is {value!r}, expected {kind.__name__}")
-        if value is not None:
-            arguments[name] = value
-    added = [*(config.get("added_tokens_decoder") or {}).values()]
-    for name in ("additional_special_tokens", "extra_special_tokens"):
-        added += config.get(name) or []
-    return arguments, [str(_content(token)) for token in added]
-
-
-def _read_tokenizer_json(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return the constructor's arguments in a tokenizer.json, and the tokens it adds."""
-    content = read_json(path)
-    try:
-        model, normalizer = content["model"], content["normalizer"]
-        kind = model.get("type", "WordPiece"), normalizer["type"]  # old files leave out the model's
-        if kind != ("WordPiece", "BertNormalizer"):
-            raise InputError(f"{path}: a {kind[0]} tokenizer with the normalizer {kind[1]}, expected BERT's WordPiece")
-        if (model["continuing_subword_prefix"], model["max_input_chars_per_word"]) != ("##", MAX_WORD_CHARS):
-            raise InputError(f'{path}: expected the prefix "##" and words of up to {MAX_WORD_CHARS} characters')
-        arguments = {
-            "vocab": dict(model["vocab"]),
-            "unk_token": model["unk_token"],
-            "do_lower_case": normalizer["lowercase"],
-            "strip_accents": normalizer["strip_accents"],
-            "tokenize_chinese_chars": normalizer["handle_chinese_chars"],
-        }
-        return arguments, [token["content"] for token in content["added_tokens"]]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: not a tokenizer.json ({error} is missing or wrong); is it damaged?") from None

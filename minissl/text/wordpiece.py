@@ -6,7 +6,7 @@ import heapq
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 
 from minissl.errors import InputError
@@ -87,11 +87,12 @@ def _regex(template: str, ranges: str) -> re.Pattern[str]:
 
 
 _CHUNK_REGEX = _regex("[^CLASS]+", _SPACES)
+_SPACE_REGEX = _regex("[CLASS]", _SPACES)
 _REMOVED_REGEX = _regex("[CLASS]+", _REMOVED)
 _CHINESE_REGEX = _regex("[CLASS]", _CHINESE)
 _DECOMPOSED_REGEX = _regex("[^CLASS]+", _NEVER_DECOMPOSED)
 _MARKS_REGEX = _regex("[CLASS]+", _MARKS)
-_PUNCTUATION_REGEX = _regex("[CLASS]", _PUNCTUATION)
+_WORD_REGEX = _regex("[CLASS]|[^CLASS ]+", _PUNCTUATION)
 
 
 def split_chunks(text: str) -> list[str]:
@@ -107,46 +108,53 @@ def find_chunks(text: str) -> list[tuple[int, str]]:
 def split_words(
     chunk: str, lowercase: bool = True, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
 ) -> list[str]:
-    """Return the words of a chunk: cleaned, lower-cased, every punctuation mark and Chinese character its own word.
+    """Return the words of a chunk: normalized, every punctuation mark and Chinese character its own word.
 
     `strip_accents=None` follows `lowercase`. Source: Devlin et al. 2019, `tokenization.py`, as Hugging Face's
     `BertNormalizer` and `BertPreTokenizer` do it.
     """
-    chunk = _REMOVED_REGEX.sub("", chunk)
-    only_ascii = chunk.isascii()  # as most chunks are: the next steps have nothing to do there
+    return _WORD_REGEX.findall(normalize(chunk, lowercase, strip_accents, tokenize_chinese_chars))
+
+
+def normalize(
+    text: str, lowercase: bool = True, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
+) -> str:
+    """Clean and lower-case a text, with a space in place of whitespace and round every Chinese character."""
+    text = _SPACE_REGEX.sub(" ", _REMOVED_REGEX.sub("", text))
+    only_ascii = text.isascii()  # as most texts are: the next steps have nothing to do there
     if tokenize_chinese_chars and not only_ascii:
-        chunk = _CHINESE_REGEX.sub(r" \g<0> ", chunk)
+        text = _CHINESE_REGEX.sub(r" \g<0> ", text)
     if (lowercase if strip_accents is None else strip_accents) and not only_ascii:
-        chunk = _DECOMPOSED_REGEX.sub(lambda span: unicodedata.normalize("NFD", span[0]), chunk)
-        chunk = _MARKS_REGEX.sub("", chunk)
+        text = _DECOMPOSED_REGEX.sub(lambda span: unicodedata.normalize("NFD", span[0]), text)
+        text = _MARKS_REGEX.sub("", text)
     if lowercase:
-        chunk = chunk.translate(_LOWER).lower()
-    return _PUNCTUATION_REGEX.sub(r" \g<0> ", chunk).split()
+        text = text.translate(_LOWER).lower()
+    return text
+
+
+def align(
+    text: str, lowercase: bool = True, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
+) -> tuple[str, Sequence[int]]:
+    """Return the text of `normalize`, and for each of its characters the place in `text` that it came from."""
+    if text.isascii() and not _REMOVED_REGEX.search(text):
+        return normalize(text, lowercase), range(len(text))
+    characters = [(character, place) for place, character in enumerate(text) if not _REMOVED_REGEX.match(character)]
+    if lowercase if strip_accents is None else strip_accents:
+        characters = _decompose(characters)
+    normalized, places = "", []
+    for character, place in characters:  # but for the order of accents, every step looks at one character alone
+        part = normalize(character, lowercase, strip_accents, tokenize_chinese_chars)
+        normalized += part
+        places += [place] * len(part)
+    return normalized, places
 
 
 def align_words(
     chunk: str, lowercase: bool = True, strip_accents: bool | None = None, tokenize_chinese_chars: bool = True
-) -> list[tuple[str, list[int]]]:
+) -> list[tuple[str, Sequence[int]]]:
     """Return the words of `split_words`, and for each of their characters the place in `chunk` that it came from."""
-    characters = [(character, place) for place, character in enumerate(chunk) if not _REMOVED_REGEX.match(character)]
-    if (lowercase if strip_accents is None else strip_accents) and not chunk.isascii():
-        characters = _decompose(characters)
-    words: list[tuple[str, list[int]]] = []
-    stands_alone = True
-    for character, place in characters:  # but for the order of accents, every step looks at one character alone
-        part = "".join(split_words(character, lowercase, strip_accents, tokenize_chinese_chars))
-        if not part:
-            continue
-        stood_alone = stands_alone
-        stands_alone = bool(
-            _PUNCTUATION_REGEX.match(part) or (tokenize_chinese_chars and _CHINESE_REGEX.match(character))
-        )
-        if stood_alone or stands_alone:
-            words.append((part, [place] * len(part)))
-        else:
-            word, places = words[-1]
-            words[-1] = word + part, places + [place] * len(part)
-    return words
+    normalized, places = align(chunk, lowercase, strip_accents, tokenize_chinese_chars)
+    return [(match[0], places[match.start() : match.end()]) for match in _WORD_REGEX.finditer(normalized)]
 
 
 def _decompose(characters: list[tuple[str, int]]) -> list[tuple[str, int]]:

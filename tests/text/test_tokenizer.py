@@ -349,7 +349,7 @@ def test_windows_and_places(tokenizer):
     assert encoding.offset_mapping[2, 3:6].tolist() == [[0, 1], [1, 2], [2, 3]]
     assert encoding.sequence_ids(1) == [None, 0, None, 1, 1, None, None]
     assert encoding.sequence_ids(-1) == encoding.sequence_ids(2) == [None, 0, None, 1, 1, 1, None]
-    with pytest.raises(InputError, match="rows 0 … 2"):
+    with pytest.raises(InputError, match="texts of 3 rows"):
         encoding.sequence_ids(3)
     without = tokenizer("a b c", max_length=4, truncation=True, stride=9)  # nothing overflows into windows here
     assert without == tokenizer("a b c", max_length=4, truncation=True)
@@ -506,24 +506,31 @@ def tokenizer_json(**changes):
     model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
     model |= {"max_input_chars_per_word": 100, "vocab": {token: index for index, token in enumerate(VOCAB)}}
     normalizer = {"type": "BertNormalizer", "lowercase": False, "strip_accents": None, "handle_chinese_chars": False}
-    content = {"model": model, "normalizer": normalizer, "added_tokens": [{"content": "[MASK]"}]}
+    content = {"model": model, "normalizer": normalizer, "added_tokens": [{"id": 4, "content": "[MASK]"}]}
     for name, change in changes.items():
         content[name] = content[name] | change if isinstance(change, dict) else change
     return json.dumps(content)
 
 
-def test_tokenizer_json_serves_without_vocab_txt(tmp_path):
+def test_which_file_wins(tmp_path):
     (tmp_path / "tokenizer.json").write_text(tokenizer_json())
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nz\n")
     tokenizer = BertTokenizer.from_pretrained(tmp_path)
-    assert (tokenizer.do_lower_case, tokenizer.strip_accents, tokenizer.tokenize_chinese_chars) == (False, None, False)
-    assert tokenizer.encode("A 中a") == [2, 33, 60, 19, 3]
+    assert tokenizer.get_vocab() == BertTokenizer(vocab=VOCAB).get_vocab()
+    # as in Hugging Face, where its own normalizer does not count
+    assert (tokenizer.do_lower_case, tokenizer.strip_accents, tokenizer.tokenize_chinese_chars) == (True, None, True)
+    assert tokenizer.model_max_length > 10**20
+    assert tokenizer.encode("A") == [2, 5, 3]
     config = {
-        "do_lower_case": True,
+        "do_lower_case": False,
+        "model_max_length": 1e30,
         "mask_token": {"content": "[MASK]"},
-        "added_tokens_decoder": {"4": {"content": "[MASK]"}},
+        "added_tokens_decoder": {"4": {"content": "[MASK]", "lstrip": True, "special": True}},
     }
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(config | {"strip_accents": None}))
-    assert BertTokenizer.from_pretrained(tmp_path).encode("A") == [2, 5, 3]
+    tokenizer = BertTokenizer.from_pretrained(tmp_path)
+    assert tokenizer.encode("A") == [2, 33, 3]
+    assert tokenizer("A [MASK]", return_offsets_mapping=True).offset_mapping[2] == (1, 8)
 
 
 def test_vocabulary_files_of_other_systems(tmp_path):
@@ -547,16 +554,29 @@ def test_vocabulary_files_of_other_systems(tmp_path):
             "do_lower_case is 'yes', expected bool",
         ),
         (
-            {"vocab.txt": "\n".join(VOCAB).encode(), "tokenizer_config.json": b'{"extra_special_tokens": ["[X]"]}'},
-            r"added tokens \[X\]",
+            {"vocab.txt": "\n".join(VOCAB).encode(), "tokenizer_config.json": b'{"extra_special_tokens": "[X]"}'},
+            r"extra_special_tokens is '\[X\]', expected a list",
         ),
+        (
+            {"vocab.txt": "\n".join(VOCAB).encode(), "tokenizer_config.json": b'{"added_tokens_decoder": ["[X]"]}'},
+            r"the added tokens are \['\[X\]'\], expected an object",
+        ),
+        (
+            {"vocab.txt": "\n".join(VOCAB).encode(), "tokenizer_config.json": b'{"mask_token": 4}'},
+            "mask_token is 4, expected str",
+        ),
+        (
+            {"vocab.txt": "\n".join(VOCAB).encode(), "tokenizer_config.json": b'{"truncation_side": "left"}'},
+            "truncation_side 'left' is not supported",
+        ),
+        ({"vocab.txt": "\n".join(VOCAB).encode(), "added_tokens.json": b'{"": 5}'}, "added_tokens.json.*is no token"),
         ({"tokenizer.json": b"{}"}, "not a tokenizer.json"),
         ({"tokenizer.json": b'{"model": 5, "normalizer": null}'}, "not a tokenizer.json"),
         ({"tokenizer.json": tokenizer_json(model={"type": "BPE"}).encode()}, "a BPE tokenizer"),
         ({"tokenizer.json": tokenizer_json(normalizer={"type": "NFC"}).encode()}, "with the normalizer NFC"),
         ({"tokenizer.json": tokenizer_json(model={"max_input_chars_per_word": 50}).encode()}, "up to 100"),
         ({"tokenizer.json": tokenizer_json(model={"vocab": {"a": 0, "b": 2}}).encode()}, "ids 0 … 1, each once"),
-        ({"tokenizer.json": tokenizer_json(added_tokens=[{"content": "[X]"}]).encode()}, r"added tokens \[X\]"),
+        ({"tokenizer.json": tokenizer_json(added_tokens=[{"content": "[X]"}]).encode()}, "'id' is missing or wrong"),
     ],
 )
 def test_broken_folders(tmp_path, files, message):
