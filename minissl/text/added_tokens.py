@@ -45,6 +45,8 @@ class Finder:
             token, (start, stop) = self._tokens[match[0]], match.span()
             if token.single_word and (_is_in_word(text[start - 1 : start]) or _is_in_word(text[stop : stop + 1])):
                 continue
+            if token.lstrip:
+                start = max(start, done)  # what the token before took along
             while token.lstrip and start > done and _SPACE_REGEX.match(text, start - 1):
                 start -= 1
             while token.rstrip and _SPACE_REGEX.match(text, stop):

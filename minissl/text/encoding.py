@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 from minissl.errors import InputError
+
+_SURROGATE_REGEX = re.compile("[\ud800-\udfff]")
 
 Item = TypeVar("Item")
 Span = tuple[int, int]  # from … up to, without the end
@@ -73,12 +76,18 @@ class BatchEncoding(dict[str, Any]):
 
 
 def as_pairs(text: Any, text_pair: Any) -> list[tuple[str, str | None]]:
-    """Bring every accepted form of input to a list of (text, second text or None)."""
+    """Bring every accepted form of input to a list of (text, second text or None).
+
+    InputError: another type, no text at all, or half a character (a lone surrogate).
+    """
     pairs: list[Any]
     if isinstance(text, str):
-        pairs = [(text, text_pair or None)]  # as in Hugging Face, an empty second text is none here, but not in a list
+        # as in Hugging Face, an empty second text is none here, but not in a list
+        pairs = [(text, None if isinstance(text_pair, str) and not text_pair else text_pair)]
     elif not isinstance(text, list | tuple) or not text:
-        raise InputError(f"text to encode: expected a string or a list of strings with something in it, got {text!r}")
+        raise InputError(
+            f"text to encode: expected a string or a list of strings with something in it, got {_say(text)}"
+        )
     elif text_pair is None:
         pairs = [(item, None) if isinstance(item, str) else item for item in text]
     elif isinstance(text_pair, list | tuple) and len(text_pair) == len(text):
@@ -88,8 +97,20 @@ def as_pairs(text: Any, text_pair: Any) -> list[tuple[str, str | None]]:
     for pair in pairs:
         fits = isinstance(pair, list | tuple) and len(pair) == 2
         if not fits or not isinstance(pair[0], str) or not isinstance(pair[1], str | None):
-            raise InputError(f"text to encode: expected a string or a pair of strings, got {pair!r}")
+            raise InputError(f"text to encode: expected a string or a pair of strings, got {_say(pair)}")
+        for part in pair:
+            if part and not part.isascii() and (half := _SURROGATE_REGEX.search(part)):
+                raise InputError(
+                    f"text to encode: U+{ord(half[0]):X} at character {half.start()} is half a character; "
+                    "was the text read in the wrong encoding?"
+                )
     return pairs
+
+
+def _say(value: Any) -> str:
+    """Show a value of any kind and size in one short line."""
+    shown = " ".join(repr(value).split())
+    return f"{shown if len(shown) <= 60 else shown[:60] + '…'} ({type(value).__name__})"
 
 
 def truncate(n_first: int, n_second: int | None, strategy: str, max_length: int, n_special: int) -> tuple[int, int]:

@@ -89,7 +89,10 @@ class BertTokenizer:
         if missing:
             raise InputError(f"vocabulary: no {', '.join(missing)} in it, expected every special token; is it BERT's?")
         self.all_special_tokens = list(dict.fromkeys([*named, *extra_special_tokens]))
-        self._added |= {token: AddedToken(token) for token in self.all_special_tokens if token not in self._added}
+        for token in self.all_special_tokens:
+            self._added.setdefault(token, AddedToken(token))
+        for token in named:
+            self._added[token] = self._added[token]._replace(special=True)
         self.vocab = dict(self._pieces)
         for token in self._added:
             self.vocab.setdefault(token, len(self.vocab))
@@ -218,6 +221,7 @@ class BertTokenizer:
         truncation: bool | str | None = None,
         max_length: int | None = None,
         stride: int = 0,
+        pad_to_multiple_of: int | None = None,
         padding_side: str | None = None,
         return_tensors: str | None = None,
         return_token_type_ids: bool | None = None,
@@ -228,7 +232,8 @@ class BertTokenizer:
     ) -> BatchEncoding:
         """Encode a text as [CLS] a [SEP], a pair as [CLS] a [SEP] b [SEP], or a list of texts or of pairs.
 
-        `padding`: True or "longest", "max_length". `truncation`: True or "longest_first", "only_first", "only_second".
+        `padding`: True or "longest", "max_length"; rounded up to `pad_to_multiple_of`. `truncation`: True or
+        "longest_first", "only_first", "only_second".
         The length is `max_length`, else `model_max_length`; `max_length` without `padding` truncates.
         `return_overflowing_tokens`: what is cut off comes back as further rows, windows that share `stride` tokens,
         and `overflow_to_sample_mapping` says which text each row is from. `return_offsets_mapping`: `offset_mapping`
@@ -243,8 +248,12 @@ class BertTokenizer:
         cut = _option("truncation", truncation, _TRUNCATIONS)
         pad_to = _option("padding", padding, _PADDINGS)
         side = _option("padding_side", padding_side or self.padding_side, _SIDES)
+        max_length = _count("max_length", max_length, 0)
+        multiple = _count("pad_to_multiple_of", pad_to_multiple_of, 1) or 1
         if max_length is None and self.model_max_length <= _UNLIMITED:
             max_length = self.model_max_length
+        if cut is not None and pad_to is not None and max_length is not None and max_length % multiple:
+            raise InputError(f"max_length {max_length} is no multiple of pad_to_multiple_of {multiple}, expected one")
         texts = as_pairs(text, text_pair)
         ids: list[tuple[list[int], list[int] | None]] = []
         spans: list[tuple[list[Span], list[Span] | None]] = []
@@ -269,7 +278,8 @@ class BertTokenizer:
         columns: dict[str, list[Any]] = {"input_ids": layout.join(ids, edges, self.pad_token_id)}
         if pad_to is not None:
             longest = max(map(len, columns["input_ids"]))
-            layout = layout._replace(length=longest if pad_to == "longest" else max_length or 0)
+            length = longest if pad_to == "longest" else max_length or 0
+            layout = layout._replace(length=-(-length // multiple) * multiple)
             columns["input_ids"] = layout.pad(columns["input_ids"], self.pad_token_id)
         if return_token_type_ids is not False:
             columns["token_type_ids"] = layout.fill(0, 1, (0, 0, 1), 0)
@@ -332,11 +342,10 @@ class BertTokenizer:
 
         `clean_up_tokenization_spaces` also takes the spaces out of "i ' m". InputError: as `convert_ids_to_tokens`.
         """
-        ids = np.atleast_1d(np.asarray(token_ids))
-        tokens = self.convert_ids_to_tokens(ids)
+        tokens = self.convert_ids_to_tokens(np.atleast_1d(np.asarray(token_ids)))
         if skip_special_tokens:
-            special = {self.vocab[token.content] for token in self._added.values() if token.special}
-            tokens = [token for index, token in zip(ids.tolist(), tokens, strict=True) if index not in special]
+            special = {token.content for token in self._added.values() if token.special}
+            tokens = [token for token in tokens if token not in special]
         text = "".join(tokens[:1])
         for token in tokens[1:]:
             text += _tighten(token.removeprefix("##") if token.startswith("##") else f" {token}")
@@ -357,6 +366,13 @@ class BertTokenizer:
 BertTokenizerFast = BertTokenizer
 
 
+def _count(name: str, value: Any, least: int) -> int | None:
+    """Return a whole number of at least `least`, or None as it is."""
+    if value is not None and (isinstance(value, bool) or not hasattr(value, "__index__") or value < least):
+        raise InputError(f"{name}={value!r}: expected a whole number of at least {least}, or None")
+    return None if value is None else int(value)
+
+
 def _remember(cache: dict[str, Any], chunk: str, value: Any) -> None:
     """Keep a chunk's result; long chunks are left out, and a full cache begins anew."""
     if len(chunk) <= _CACHED_CHARS:
@@ -367,7 +383,7 @@ def _remember(cache: dict[str, Any], chunk: str, value: Any) -> None:
 
 def _option(name: str, value: Any, meanings: Mapping[Any, str | None]) -> Any:
     """Return what an option's value means."""
-    if value not in meanings:
+    if not isinstance(value, str | bool) or value not in meanings:
         raise InputError(f"{name}={value!r}: expected one of {', '.join(map(repr, meanings))}")
     return meanings[value]
 

@@ -46,6 +46,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     if config.get("truncation_side", "right") != "right":
         raise InputError(f"{config_path}: truncation_side {config['truncation_side']!r} is not supported, only right")
     named, source = config, config_path
+    extras = _extras(config, config_path)
     if config.get("added_tokens_decoder") is not None:
         added = _entries(config["added_tokens_decoder"], source)
     else:
@@ -53,20 +54,24 @@ def read_folder(folder: Path) -> dict[str, Any]:
             named, source = config | read_json(map_path), map_path
         added = _entries({}, source)
         if (path := folder / "added_tokens.json").is_file():
-            specials = {_content(named.get(name)) for name in SPECIAL_NAMES} | set(_extras(named, source))
+            specials = {_content(named.get(name)) for name in SPECIAL_NAMES} | set(extras)
             plain = {content: {"content": content, "special": content in specials} for content in read_json(path)}
             added |= _entries({index: plain[content] for content, index in read_json(path).items()}, path)
         added |= _entries(in_json, folder / "tokenizer.json")
-    tokens = {token.content: token for _, token in sorted(added.items())}
+        extras = extras or _extras(named, source)
+    tokens: dict[str, AddedToken] = {}
+    for _, token in sorted(added.items()):  # of two that are spelled alike the second counts; special once is special
+        special = token.special or (token.content in tokens and tokens[token.content].special)
+        tokens[token.content] = token._replace(special=special)
     for name, value in named.items():
         if name.endswith("_token") and isinstance(value, str | dict):
             token = _added_token(value, source, special=True)
-            tokens.setdefault(token.content, token)
+            tokens[token.content] = tokens.get(token.content, token)._replace(special=True)
             if name in SPECIAL_NAMES:
                 arguments[name] = token.content
         elif name in SPECIAL_NAMES and value is not None:
             raise InputError(f"{source}: {name} is {value!r}, expected str")
-    arguments["extra_special_tokens"] = _extras(named, source)
+    arguments["extra_special_tokens"] = extras
     arguments["added_tokens"] = list(tokens.values())
     return arguments
 

@@ -364,6 +364,14 @@ def test_places_in_the_text_as_given(tokenizer):
     assert parts == ["", "C", "A", "B", "[MASK]", "İ", "ß", "中", ""]
 
 
+def test_padding_to_a_multiple(tokenizer):
+    assert tokenizer("a b", padding=True, pad_to_multiple_of=3).attention_mask == [1, 1, 1, 1, 0, 0]
+    assert (
+        tokenizer("a b", padding="max_length", max_length=5, pad_to_multiple_of=4).input_ids == [2, 5, 6, 3] + [0] * 4
+    )
+    assert tokenizer("a b", pad_to_multiple_of=3).input_ids == [2, 5, 6, 3]
+
+
 def test_fields_by_attribute(tokenizer):
     encoding = tokenizer("a")
     assert encoding.input_ids == encoding["input_ids"] == [2, 5, 3]
@@ -396,7 +404,23 @@ def test_fields_by_attribute(tokenizer):
         ),
         (("a b c d",), {"max_length": 5, "stride": -1, "return_overflowing_tokens": True}, "stride -1"),
         (("a b",), {"max_length": 2, "return_overflowing_tokens": True}, "window holds 0 tokens"),
-        ((5,), {}, "got 5"),
+        ((5,), {}, r"got 5 \(int\)"),
+        ((None,), {}, "got None"),
+        ((b"a",), {}, r"got b'a' \(bytes\)"),
+        ((float("nan"),), {}, r"got nan \(float\)"),
+        ((["a", float("nan")],), {}, r"got nan \(float\)"),
+        ((np.array(["a\nb"] * 99),), {}, "got array.*ndarray"),
+        ((["a", None],), {}, "got None"),
+        ((("a", ("b", "c", "d" * 999)),), {}, r"got \('b', 'c', 'ddd.*…"),
+        (("a", 0), {}, "pair of strings"),
+        (("a", []), {}, "pair of strings"),
+        (("é\ud800",), {}, r"U\+D800 at character 1 is half a character"),
+        (("a",), {"max_length": -1}, "max_length=-1: expected a whole number"),
+        (("a",), {"max_length": 5.0}, "max_length=5.0"),
+        (("a",), {"max_length": True}, "max_length=True"),
+        (("a",), {"padding": ["longest"]}, r"padding=\['longest'\]"),
+        (("a",), {"padding": True, "pad_to_multiple_of": 0}, "pad_to_multiple_of=0"),
+        (("a",), {"max_length": 5, "truncation": True, "padding": True, "pad_to_multiple_of": 4}, "5 is no multiple"),
         (([],), {}, "something in it"),
         ((["a", 5],), {}, "got 5"),
         (([("a", "b", "c")],), {}, "pair of strings"),
@@ -407,8 +431,9 @@ def test_fields_by_attribute(tokenizer):
     ],
 )
 def test_mistakes_when_encoding(tokenizer, arguments, options, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=message) as caught:
         tokenizer(*arguments, **options)
+    assert "\n" not in str(caught.value)
 
 
 def test_encode_words_takes_brackets_for_what_they_are(tokenizer):
