@@ -79,10 +79,10 @@ def make_span_questions(
     return SpanQuestions(ids, types, mask, start, end)
 
 
-def unlikely_answers(counts: Array, most_frequent: int = 150) -> Array:
-    """The `most_frequent` ids by their counts (V,) in a text: grammar's words and punctuation, as flags (V,)."""
+def unlikely_answers(counts: Array, share: float = 0.02) -> Array:
+    """The most frequent `share` of the vocabulary by its counts (V,) in a text: grammar's words, as flags (V,)."""
     flags = np.zeros(len(counts), bool)
-    flags[np.argsort(-counts, kind="stable")[:most_frequent]] = True
+    flags[np.argsort(-counts, kind="stable")[: round(share * len(counts))]] = True
     return flags
 
 
