@@ -66,9 +66,11 @@ def read_folder(folder: Path) -> dict[str, Any]:
     for name, value in named.items():
         if name.endswith("_token") and isinstance(value, str | dict):
             token = _added_token(value, source, special=True)
-            tokens[token.content] = tokens.get(token.content, token)._replace(special=True)
+            token = tokens.get(token.content, token)._replace(special=True)
             if name in SPECIAL_NAMES:
                 arguments[name] = token.content
+            if name not in SPECIAL_NAMES or token != AddedToken(token.content) or token.content in tokens:
+                tokens[token.content] = token  # a bare name adds nothing: the vocabulary should have it
         elif name in SPECIAL_NAMES and value is not None:
             raise InputError(f"{source}: {name} is {value!r}, expected str")
     arguments["extra_special_tokens"] = extras

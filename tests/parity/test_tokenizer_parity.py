@@ -163,7 +163,7 @@ def draw_folder(rng, folder, vocab, setting):
     config = {name: value for name, value in setting.items() if rng.random() < 0.7}
     config |= {"model_max_length": rng.choice([9, 512, 1e30])} if rng.random() < 0.5 else {}
     config |= {"padding_side": "left"} if rng.random() < 0.2 else {}
-    config |= {"mask_token": rng.choice(["[MASK]", "a", "[M]"])} if rng.random() < 0.3 else {}
+    config |= {"mask_token": rng.choice(["[MASK]", "a"])} if rng.random() < 0.3 else {}
     if rng.random() < 0.3:
         config[rng.choice(["extra_special_tokens", "additional_special_tokens"])] = rng.sample(ADDED, 2)
     if rng.random() < 0.3:
