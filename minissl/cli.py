@@ -8,6 +8,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -69,6 +70,32 @@ def _fill(a: argparse.Namespace) -> int:
     for number, guesses in enumerate(fill(Path(a.folder), a.text, a.best), start=1):
         print(f"[MASK] {number}: " + ", ".join(f"{g.word} {g.probability:.1%}" for g in guesses))
     return 0
+
+
+def _finetune_sentiment(a: argparse.Namespace) -> int:
+    from minissl.finetuning.loop import FinetuneOptions
+    from minissl.recipes.pretrain import next_folder
+    from minissl.recipes.sentiment import FROZEN_RATE, SentimentOptions, report, sentiment
+
+    chosen = _chosen(a, "run", "out")
+    if chosen.get("frozen"):
+        chosen.setdefault("learning_rate", FROZEN_RATE)
+    options, training = _split(chosen, SentimentOptions, FinetuneOptions)
+    folder = Path(a.out) if a.out else next_folder("sentiment")
+    metrics = sentiment(options, training, folder, print)
+    print(report(metrics, folder))
+    return 0
+
+
+def _chosen(a: argparse.Namespace, *left_out: str) -> dict[str, Any]:
+    """What was given on the command line; of several values, a tuple."""
+    given = {name: value for name, value in vars(a).items() if name not in left_out}
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+
+
+def _split(chosen: dict[str, Any], *kinds: Any) -> list[Any]:
+    """Make an object of each kind from the values that are named as its fields."""
+    return [kind(**{f.name: chosen[f.name] for f in fields(kind) if f.name in chosen}) for kind in kinds]
 
 
 def _gradcheck(a: argparse.Namespace) -> int:
@@ -197,6 +224,12 @@ def _parser() -> argparse.ArgumentParser:
         "--no-bias-correction", dest="bias_correction", action="store_false", help="AdamW as BERT's own code had it"
     )
 
+    p = command(
+        "finetune", _finetune_sentiment, "Put a pre-trained BERT to work on a task.",
+        "minissl finetune sentiment --model runs/docs-1 --data reviews.csv",
+    )  # fmt: skip
+    _add_finetune_tasks(p)
+
     p = command("fill", _fill, "Guess masked words.", 'minissl fill runs/docs-1 "Names refer to [MASK]."')
     p.add_argument("folder", help="a run's folder, or one that Hugging Face wrote")
     p.add_argument("text", help="text with [MASK] in place of words")
@@ -232,6 +265,61 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="figures", help="the folder to write to (default: figures)")
     p.add_argument("--list", action="store_true", default=False, help="name every figure and what it shows")
     return parser
+
+
+def _add_finetune_tasks(parser: argparse.ArgumentParser) -> None:
+    tasks = parser.add_subparsers(title="tasks", required=True, metavar="TASK")
+
+    def task(name: str, run: Callable[[argparse.Namespace], int], summary: str, example: str) -> Any:
+        added = tasks.add_parser(
+            name,
+            help=summary,
+            description=summary,
+            epilog=f"example: {example}",
+            argument_default=argparse.SUPPRESS,
+        )
+        added.set_defaults(run=run)
+        added.add_argument("--out", default=None, help=f"the new folder of the result (default: runs/{name}-1, -2, …)")
+        return added
+
+    p = task(
+        "sentiment", _finetune_sentiment, "A class for every text: sentiment, topic, anything with labels.",
+        "minissl finetune sentiment --model runs/docs-1 --data reviews.csv --labels 200 --seeds 0 1 2",
+    )  # fmt: skip
+    _add_labelled_texts(p)
+    _add_training(p)
+    p.add_argument("--from-scratch", action="store_true", help="the same architecture and vocabulary, fresh weights")
+    p.add_argument("--frozen", action="store_true", help="leave the encoder as it is; its pooler and the head learn")
+    p.add_argument("--labels", type=int, metavar="N", help="learn from N labelled texts alone, drawn by the seed")
+    p.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="one run for each (default: 0)")
+
+
+def _add_labelled_texts(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--model", required=True, help="a pre-training run's folder, or one that Hugging Face wrote")
+    p.add_argument(
+        "--data",
+        help="a TSV or CSV of texts and labels, or a folder with train.tsv and dev.tsv (default: MINISSL_DATA's SST-2)",
+    )
+    p.add_argument("--text-column", metavar="COLUMN", help="the texts' column: its name in the header, or its number")
+    p.add_argument("--label-column", metavar="COLUMN", help="the labels' column")
+
+
+def _add_training(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--epochs", type=int, help="passes over the training texts")
+    p.add_argument("--batch-size", type=int, help="texts in an update")
+    p.add_argument("--learning-rate", type=float, help="its peak, after the warm-up")
+    p.add_argument("--layer-decay", type=float, metavar="SHARE", help="each layer's rate as a share of the next one's")
+    p.add_argument("--weight-decay", type=float, help="AdamW's (default 0.01)")
+    p.add_argument("--warmup", type=float, help="share of the steps over which the learning rate rises")
+    p.add_argument("--dropout", type=float, help="share that dropout drops, in hidden states and attention")
+    p.add_argument("--word-dropout", type=float, help="share of the words that [MASK] stands for in a training pass")
+    p.add_argument(
+        "--patience",
+        type=int,
+        metavar="N",
+        help="stop once N passes were no better on a tenth of the training texts, and keep the best (default: do not)",
+    )
+    p.add_argument("--threads", type=int, help="how many share a step (default: one for each core)")
 
 
 MUSEUM_ACTIONS = {

@@ -77,7 +77,7 @@ def _draw(
 
     name, result = ("held-out", heldout[-1]) if len(heldout) else ("training", smooth[-1])
     labels = [(value, f"{value:.{digits}f} {landmark}", GREY) for landmark, value in landmarks.items()]
-    _label_right(axes, [*labels, (result, f"{result:.{digits}f} {name}", RED if len(heldout) else BLUE)])
+    label_right(axes, [*labels, (result, f"{result:.{digits}f} {name}", RED if len(heldout) else BLUE)])
     axes.set_title(title, loc="left", fontweight="bold", pad=30)
     finding = f"{name} {result:.{digits}f} nats" + _compared(result, landmarks, digits)
     # it may be wider than the axes, and must not make them narrower
@@ -104,7 +104,7 @@ def smoothed(values: Array) -> Array:
     return mean
 
 
-def _label_right(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
+def label_right(axes: Axes, labels: list[tuple[float, str, str]]) -> None:
     """Write each label in the right margin at the height of its value; labels that would touch move apart."""
     labels = sorted(labels)
     bottom, top = axes.get_ylim()

@@ -139,7 +139,7 @@ def choose_rows(labels: Sequence[str], count: int, rng: np.random.Generator) -> 
     one_of_each = list({labels[i]: i for i in reversed(order)}.values())
     if not len(one_of_each) <= count <= len(labels):
         raise InputError(
-            f"{count} labelled rows asked for, expected {len(one_of_each)} (one of each) to {len(labels):,}"
+            f"{count} labelled rows asked for, expected {len(one_of_each)} (one of each label) to {len(labels):,}"
         )
     others = [i for i in order if i not in set(one_of_each)]
     return sorted(one_of_each + others[: count - len(one_of_each)])

@@ -1,0 +1,45 @@
+"""The linear probe: the encoder stays as it is, and only what stands on it learns."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import numpy as np
+
+from minissl.backend import Array
+from minissl.models.bert import BertModel
+from minissl.models.bert_heads import BertForSequenceClassification
+from minissl.nn import Grads, Module
+from minissl.training.trainer import Batch
+
+
+class FrozenEncoder(Module):
+    """A classifier's pooler and head, trained on hidden states of [CLS] that are computed once.
+
+    The parameters are the classifier's own, so it is trained when this is; its encoder sees no backward pass.
+    """
+
+    def __init__(self, model: BertForSequenceClassification):
+        (task,) = model.tasks.values()
+        self.pooler = model.bert.pooler
+        self.task = task
+
+    @staticmethod
+    def features(model: BertForSequenceClassification, batch: Batch) -> Array:
+        """Evaluate the encoder: the hidden state of [CLS], (B, 1, D)."""
+        hidden: Array = model.bert(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+        return hidden[:, :1]
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """What the loss divides by."""
+        return {name: asked.divisor for name, asked in self.task.asked({"labels": batch["labels"]}, None, None).items()}
+
+    def losses_and_backward(
+        self, batch: Batch, counts: dict[str, int], grads: Grads, rng: np.random.Generator | None
+    ) -> dict[str, float]:
+        """As the whole model's, from `hidden` (B, 1, D) up; what the head says to the encoder is not passed on."""
+        asked = self.task.asked({"labels": batch["labels"]}, batch["hidden"].shape[:2], counts)
+        encoder = cast(BertModel, self)  # a task asks the encoder for its pooler alone
+        losses, cache = self.task.forward(encoder, batch["hidden"], asked, rng)
+        self.task.backward(encoder, 1.0, cache, grads)
+        return {name: float(loss) for name, loss in losses.items()}

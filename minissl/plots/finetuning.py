@@ -1,0 +1,104 @@
+"""Pictures of a fine-tuning: which classes are taken for which, how accuracy grew, what pre-training is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from minissl.backend import Array
+from minissl.plots import BLUE, GREY, PALE, RED, save, style
+from minissl.plots.loss import label_right
+
+MOST_NAMES = 30  # classes whose names and counts can still be read
+
+
+class Curve(NamedTuple):
+    """Accuracies by number of labels: one list for each number, an entry for each seed."""
+
+    name: str
+    labels: Sequence[int]
+    scores: Sequence[Sequence[float]]
+
+
+def plot_confusion(confusion: Array, names: Sequence[str], path: str | Path) -> None:
+    """Draw the counts (C, C), true classes down, predicted across; shades are shares of the true class."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    readable = len(names) <= MOST_NAMES
+    with style():
+        side = min(12.0, 3.4 + 0.75 * len(names))
+        figure = Figure(figsize=(side + 0.6, side), layout=ConstrainedLayoutEngine())
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.8)
+        if readable:
+            for (i, j), count in np.ndenumerate(confusion):
+                axes.text(j, i, f"{count:,}", ha="center", va="center", fontweight="bold" if i == j else "normal")
+            axes.set_xticks(range(len(names)), names, rotation=0 if max(map(len, names)) < 9 else 45)
+            axes.set_yticks(range(len(names)), names)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        right = np.trace(confusion) / max(1, confusion.sum())
+        axes.set_title(f"{right:.1%} on the diagonal", loc="left", fontweight="bold")
+        save(figure, path)
+
+
+def plot_epochs(epochs: Sequence[Any], score: str, landmarks: Mapping[str, float], path: str | Path) -> None:
+    """Draw the training loss, and the held-out `score` beside its landmarks, after each pass.
+
+    `epochs` have `number`, `losses` and `heldout`, as the fine-tuning loop gives them.
+    """
+    numbers = [epoch.number for epoch in epochs]
+    with style():
+        figure = Figure(figsize=(13.0, 5.0), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
+        left, right = figure.subplots(1, 2)
+        for name in epochs[0].losses:
+            left.plot(numbers, [epoch.losses[name] for epoch in epochs], "o-", color=BLUE, linewidth=2.5)
+        left.set_ylabel("loss (nats)")
+        left.set_title("Training", loc="left", fontweight="bold")
+        values = [epoch.heldout[score] for epoch in epochs]
+        right.plot(numbers, values, "o-", color=RED, linewidth=2.5)
+        for value in landmarks.values():
+            right.axhline(value, color=GREY, linestyle=(0, (5, 3)), linewidth=1.5)
+        right.set_title(f"Held-out {score}", loc="left", fontweight="bold")
+        right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        for axes in (left, right):
+            axes.set_xlabel("pass over the training texts")
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+            axes.grid(axis="y", alpha=0.3)
+        label_right(
+            right,
+            [(value, f"{value:.1%} {name}", GREY) for name, value in landmarks.items()]
+            + [(values[-1], f"{values[-1]:.1%} at the end", RED)],
+        )
+        save(figure, path)
+
+
+def plot_label_efficiency(curves: Sequence[Curve], majority: float, title: str, path: str | Path) -> None:
+    """Draw accuracy over the number of labels, mean and standard deviation over the seeds, a curve for each model."""
+    colours = [BLUE, RED, GREY, PALE]
+    with style():
+        figure = Figure(figsize=(9.6, 5.8), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.1))
+        axes = figure.subplots()
+        ends = [(majority, f"{majority:.1%} majority", GREY)]
+        axes.axhline(majority, color=GREY, linestyle=(0, (5, 3)), linewidth=1.5)
+        for i, (curve, colour) in enumerate(zip(curves, colours, strict=False)):
+            mean = np.array([np.mean(scores) for scores in curve.scores])
+            spread = np.array([np.std(scores, ddof=1) if len(scores) > 1 else 0.0 for scores in curve.scores])
+            at = np.array(curve.labels) * 1.03 ** (i - 1)  # bars that stand side by side can be told apart
+            axes.errorbar(at, mean, spread, fmt="o-", color=colour, linewidth=2.5, capsize=5, label=curve.name)
+            ends.append((float(mean[-1]), f"{mean[-1]:.1%} {curve.name}", colour))
+        axes.set_xscale("log")
+        axes.set_xticks(curves[0].labels, [f"{n:,}" for n in curves[0].labels])
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_xlabel("labelled texts")
+        axes.set_ylabel("held-out accuracy")
+        axes.grid(axis="y", alpha=0.3)
+        axes.set_title(title, loc="left", fontweight="bold")
+        label_right(axes, ends)
+        save(figure, path)

@@ -1,0 +1,47 @@
+"""The encoder that a fine-tuning begins with: a run's, or one that Hugging Face wrote; and fresh weights beside it."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from minissl.backend import Array
+from minissl.errors import InputError
+from minissl.models.bert import BertConfig, BertModel
+from minissl.text.tokenizer import BertTokenizer
+from minissl.training.run_folder import METRICS, SETTINGS
+
+
+class Encoder(NamedTuple):
+    """What a folder holds of a BERT, its heads left out."""
+
+    tokenizer: BertTokenizer
+    config: BertConfig
+    weights: dict[str, Array]
+
+    def changed(self, **fields: Any) -> BertConfig:
+        """The configuration with other labels, another dropout, …."""
+        about = self.config.to_dict()
+        if "id2label" in fields:
+            about.pop("label2id", None)
+        return BertConfig.from_dict({**about, **fields})
+
+
+def load_encoder(folder: Path) -> Encoder:
+    """Read tokenizer, configuration and encoder. Raises InputError for an unfinished run, or files that do not fit."""
+    if (folder / SETTINGS).is_file() and not (folder / METRICS).is_file():
+        raise InputError(f"{folder}: this run has not ended; let it end before something is built on it")
+    tokenizer = BertTokenizer.from_pretrained(folder)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the file's heads are left is what was asked for
+        encoder, loading = BertModel.from_pretrained(folder, output_loading_info=True)
+    lacking = [key for key in loading["missing_keys"] if not key.startswith("pooler.")]
+    if lacking:
+        raise InputError(f"{folder}: its file lacks {len(lacking)} of the encoder's weights, {lacking[0]} the first")
+    if len(tokenizer) != encoder.config.vocab_size:
+        raise InputError(
+            f"{folder}: the vocabulary has {len(tokenizer)} entries, the model {encoder.config.vocab_size}: not of one "
+            "run"
+        )
+    return Encoder(tokenizer, encoder.config, encoder.state_dict())
