@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ from minissl.text.squad import Article, Question, read_squad, split_articles
 from minissl.text.tokenizer import BertTokenizer
 from minissl.text.wordpiece import train_wordpiece
 from minissl.training.run_folder import METRICS, RunFolder
-from minissl.training.workers import Workers, available_cores
+from minissl.training.workers import Workers
 
 READER: dict[str, Any] = {
     "num_hidden_layers": 4, "hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512,
@@ -50,43 +50,23 @@ class AnsweringOptions:
     texts: tuple[str, ...] = ()
     span_pretraining: int = 0  # passes
     heldout: float = 0.2
-    epochs: int = 5
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    layer_decay: float = 1.0
     dropout: float = 0.1
-    patience: int = 0
     length: int = 256
     stride: int = 64
     longest_answer: int = 30
-    seed: int = 0
-    threads: int = 0  # 0: one for each core
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(f.default, float) and not (isinstance(value, (int, float)) and math.isfinite(value)):
-                raise InputError(f"--{f.name.replace('_', '-')} {value!r}: expected a number")
-        if self.span_pretraining < 0:
-            raise InputError(f"--span-pretraining {self.span_pretraining}: expected 0 (none) or more passes")
-        if not 0 <= self.dropout < 1:
-            raise InputError(f"--dropout {self.dropout}: expected a share, 0 or more and below 1")
-        if self.texts and not self.span_pretraining:
-            raise InputError("--text is read by --span-pretraining alone; give both or neither")
-        if self.from_scratch and not self.model:
-            raise InputError(
-                "--from-scratch: takes the sizes and the vocabulary of --model; without it all is new anyway"
-            )
-        _ = self.training, self.reading  # what they refuse is refused before any work
-
-    @property
-    def training(self) -> FinetuneOptions:
-        """How to fine-tune."""
-        return FinetuneOptions(
-            epochs=self.epochs, batch_size=self.batch_size, learning_rate=self.learning_rate,
-            layer_decay=self.layer_decay, patience=self.patience, seed=self.seed,
-            threads=self.threads or available_cores(),
-        )  # fmt: skip
+        expected: list[tuple[str, bool, str]] = [
+            ("span_pretraining", self.span_pretraining >= 0, "0 (none) or more passes"),
+            ("heldout", 0 < self.heldout < 1, "a share of the questions between 0 and 1, such as 0.2"),
+            ("dropout", 0 <= self.dropout < 1, "a share, 0 or more and below 1"),
+            ("longest_answer", self.longest_answer >= 1, "1 token or more"),
+            ("texts", not self.texts or self.span_pretraining > 0, "them beside --span-pretraining, which reads them"),
+            ("from_scratch", bool(self.model) or not self.from_scratch, "it beside --model, whose sizes it takes"),
+        ]
+        for name, fits, what in expected:
+            if not fits:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)!r}: expected {what}")
 
     @property
     def reading(self) -> Reading:
@@ -107,32 +87,35 @@ def questions_of(articles: Sequence[Article]) -> list[Question]:
     return [question for article in articles for question in article.questions]
 
 
-def answer_questions(options: AnsweringOptions, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
+def answer_questions(
+    options: AnsweringOptions, training: FinetuneOptions, out: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
     """Train a reader and measure it on held-out articles; return the metrics that are written into the folder `out`.
 
     Raises InputError for what a person got wrong; the folder is then removed again.
     """
     began = time.perf_counter()
-    data = _read(options)
-    folder = RunFolder.create(out, {"options": {**asdict(options), "texts": list(options.texts)}})
+    data = _read(options, training)
+    folder = RunFolder.create(out, {"options": asdict(options), "training": asdict(training)})
     try:
-        return _run(options, data, folder.path, began, say)
+        return _run(options, training, data, folder.path, began, say)
     except BaseException:
         folder.remove()
         raise
 
 
-def _read(options: AnsweringOptions) -> Data:
+def _read(options: AnsweringOptions, training: FinetuneOptions) -> Data:
     train, heldout = split_articles(read_squad(options.data), options.heldout)
     watched: list[Article] = []
-    if options.patience:
+    if training.patience:
         train, watched = split_articles(train, WATCHED, seed=1)
     return Data(train, watched, heldout)
 
 
 def _run(
-    options: AnsweringOptions, data: Data, folder: Path, began: float, say: Callable[[str], None]
-) -> dict[str, Any]:
+    options: AnsweringOptions, training: FinetuneOptions, data: Data, folder: Path, began: float,
+    say: Callable[[str], None],
+) -> dict[str, Any]:  # fmt: skip
     say(_summary(options, data))
     train, heldout = questions_of(data.train), questions_of(data.heldout)
     landmarks = measure_landmarks(train, heldout)
@@ -140,7 +123,7 @@ def _run(
     texts = [load_corpus(text) for text in options.texts]
     documents = [split_sentences(c) for article in data.train for c in article.contexts]
     documents += [document.sentences for corpus in texts for document in (*corpus.train, *corpus.heldout)]
-    model, tokenizer = _begin(options, documents, train)
+    model, tokenizer = _begin(options, documents, train, training.seed)
     size = sum(param.data.size for _, param in model.named_parameters())
     say(f"{_origin(options)}: {size:,} weights, vocabulary {len(tokenizer):,}")
     seconds = {"preparation": time.perf_counter() - began}
@@ -148,7 +131,7 @@ def _run(
     span_epochs: list[Epoch] = []
     if options.span_pretraining:
         started = time.perf_counter()
-        span_epochs = _pretrain(options, model, tokenizer, documents, data.heldout)
+        span_epochs = _pretrain(options.span_pretraining, training, model, tokenizer, documents, data.heldout)
         seconds["span_pretraining"] = time.perf_counter() - started
         found, spent = span_epochs[-1].heldout, seconds["span_pretraining"]
         say(
@@ -157,11 +140,11 @@ def _run(
         )
     started = time.perf_counter()
     model = with_dropout(model, options.dropout)
-    epochs = _finetune(options, model, tokenizer, data, landmarks, say)
+    epochs = _finetune(options, training, model, tokenizer, data, landmarks, say)
     seconds["finetuning"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    replies = read_all(model, tokenizer, heldout, options)
+    replies = read_all(model, tokenizer, heldout, options.reading, training.threads)
     result = score(best_texts(heldout, replies), heldout)
     seconds["evaluation"] = time.perf_counter() - started
     say(shown_answers(heldout, replies))
@@ -218,14 +201,14 @@ def _origin(options: AnsweringOptions) -> str:
 
 
 def _begin(
-    options: AnsweringOptions, documents: list[list[str]], train: list[Question]
+    options: AnsweringOptions, documents: list[list[str]], train: list[Question], seed: int
 ) -> tuple[BertForQuestionAnswering, BertTokenizer]:
     """The model that training begins with, without dropout, and its tokenizer."""
     if options.model:
         folder = Path(options.model)
         model, tokenizer, _ = load_reader(folder, **_dropout(0.0))
         if options.from_scratch:
-            model = BertForQuestionAnswering(model.config, seed=options.seed)
+            model = BertForQuestionAnswering(model.config, seed=seed)
             head_start(model)
         longest = model.config.max_position_embeddings
         if options.length > longest:
@@ -239,7 +222,7 @@ def _begin(
         initializer_range=0.02 * math.sqrt(768 / READER["hidden_size"]),  # BERT-base's own at its width
         **_dropout(0.0),
     )
-    model = BertForQuestionAnswering(config, seed=options.seed)
+    model = BertForQuestionAnswering(config, seed=seed)
     head_start(model)
     sharpen_likeness(model)
     return model, tokenizer
@@ -257,25 +240,23 @@ def with_dropout(model: BertForQuestionAnswering, rate: float) -> BertForQuestio
 
 
 def _pretrain(
-    options: AnsweringOptions, model: BertForQuestionAnswering, tokenizer: BertTokenizer,
+    passes: int, training: FinetuneOptions, model: BertForQuestionAnswering, tokenizer: BertTokenizer,
     documents: list[list[str]], heldout: list[Article],
 ) -> list[Epoch]:  # fmt: skip
     def encoded(texts: list[list[str]]) -> list[list[list[int]]]:
         return [[tokenizer.encode_words(sentence) for sentence in text] for text in texts]
 
     others = [split_sentences(context) for article in heldout for context in article.contexts]
-    task = SpanTask(encoded(documents), encoded(others), tokenizer, options.batch_size, options.seed)
-    training = replace(
-        options.training, epochs=options.span_pretraining, learning_rate=SPAN_LEARNING_RATE, layer_decay=1.0, patience=0
-    )
+    task = SpanTask(encoded(documents), encoded(others), tokenizer, training.batch_size, training.seed)
+    training = replace(training, epochs=passes, learning_rate=SPAN_LEARNING_RATE, layer_decay=1.0, patience=0)
     return pretrain_on_spans(model, task, training)
 
 
 def _finetune(
-    options: AnsweringOptions, model: BertForQuestionAnswering, tokenizer: BertTokenizer, data: Data,
-    landmarks: dict[str, Score], say: Callable[[str], None],
+    options: AnsweringOptions, training: FinetuneOptions, model: BertForQuestionAnswering, tokenizer: BertTokenizer,
+    data: Data, landmarks: dict[str, Score], say: Callable[[str], None],
 ) -> list[Epoch]:  # fmt: skip
-    windows = TrainingWindows(questions_of(data.train), tokenizer, options.reading, options.seed)
+    windows = TrainingWindows(questions_of(data.train), tokenizer, options.reading, training.seed)
     watched = questions_of(data.watched or data.heldout)
     watched_windows = options.reading.windows([(q.text, q.context) for q in watched], tokenizer)
 
@@ -285,7 +266,7 @@ def _finetune(
 
     sentence = landmarks[SENTENCE].f1
     epochs = finetune(
-        model, options.training, lambda number: windows.batches(number, options.batch_size), evaluate,
+        model, training, lambda number: windows.batches(number, training.batch_size), evaluate,
         better="f1", landmarks=f"best sentence {sentence:.3f}",
     )  # fmt: skip
     chance = float(np.log(windows.windows.attention_mask.sum(axis=1)).mean())
@@ -300,12 +281,13 @@ def _finetune(
 
 
 def read_all(
-    model: BertForQuestionAnswering, tokenizer: BertTokenizer, questions: Sequence[Question], options: AnsweringOptions
-) -> list[list[Reply]]:
+    model: BertForQuestionAnswering, tokenizer: BertTokenizer, questions: Sequence[Question], reading: Reading,
+    threads: int,
+) -> list[list[Reply]]:  # fmt: skip
     """The best answers to each question."""
-    windows = options.reading.windows([(q.text, q.context) for q in questions], tokenizer)
-    workers = Workers(options.threads or available_cores())
+    windows = reading.windows([(q.text, q.context) for q in questions], tokenizer)
+    workers = Workers(threads)
     try:
-        return reply(model, windows, options.reading, workers)
+        return reply(model, windows, reading, workers)
     finally:
         workers.close()

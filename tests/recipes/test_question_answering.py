@@ -1,10 +1,12 @@
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from minissl.errors import InputError
+from minissl.finetuning.loop import FinetuneOptions
 from minissl.models import BertConfig, BertForPreTraining, BertForQuestionAnswering
 from minissl.recipes import question_answering, span_pretraining
 from minissl.recipes.answers import ask, excerpt, in_passage
@@ -55,13 +57,17 @@ def small(monkeypatch):
     monkeypatch.setattr(span_pretraining, "HELDOUT_ROWS", 20)
 
 
-SHORT = {"epochs": 2, "batch_size": 8, "length": 80, "stride": 16, "threads": 1}
+TRAINING = FinetuneOptions(epochs=2, batch_size=8, threads=1)
+SHORT = {"length": 80, "stride": 16}
+
+
+def train(folder, data, training=TRAINING, say=lambda text: None, **chosen):
+    return answer_questions(AnsweringOptions(data=str(data), **{**SHORT, **chosen}), training, folder, say)
 
 
 def test_from_a_file_to_a_folder_of_answers(tmp_path, data, small):
     said = []
-    options = AnsweringOptions(data=str(data), heldout=0.25, span_pretraining=2, **SHORT)
-    metrics = answer_questions(options, tmp_path / "out", said.append)
+    metrics = train(tmp_path / "out", data, say=said.append, heldout=0.25, span_pretraining=2)
     heldout = [q for a in read_squad(data) if a.title in metrics["heldout_articles"] for q in a.questions]
     assert len(heldout) == metrics["questions"] == 16
     predictions = json.loads((tmp_path / "out" / "predictions.json").read_text())
@@ -93,8 +99,7 @@ def test_from_a_file_to_a_folder_of_answers(tmp_path, data, small):
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path, data, small):
     weights = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        options = AnsweringOptions(data=str(data), span_pretraining=1, seed=seed, **SHORT)
-        answer_questions(options, tmp_path / name, lambda text: None)
+        train(tmp_path / name, data, replace(TRAINING, seed=seed), span_pretraining=1)
         weights.append((tmp_path / name / "model.safetensors").read_bytes())
     assert weights[0] == weights[1] != weights[2]
 
@@ -108,14 +113,14 @@ def test_from_a_pretrained_folder_and_its_sizes_alone(tmp_path, data, small):
     begun = {}
     for scratch in (False, True):
         options = AnsweringOptions(data=str(data), model=str(tmp_path / "model"), from_scratch=scratch, **SHORT)
-        model, _ = question_answering._begin(options, [], [])
+        model, _ = question_answering._begin(options, [], [], 0)
         begun[scratch] = model.bert.layers[0].feed_forward.up.weight.data
         assert model.config.hidden_size == 12
     expected = BertForPreTraining.from_pretrained(tmp_path / "model").bert.layers[0].feed_forward.up.weight.data
     np.testing.assert_array_equal(begun[False], expected)
     assert (begun[True] != expected).any()
     with pytest.raises(InputError, match="reads 90 tokens at most"):
-        answer_questions(AnsweringOptions(data=str(data), model=str(tmp_path / "model")), tmp_path / "o", print)
+        train(tmp_path / "o", data, model=str(tmp_path / "model"), length=128)
     assert not (tmp_path / "o").exists()
     with pytest.raises(InputError, match="has not learnt to answer"):
         ask(tmp_path / "model", "What?", "This.")
@@ -123,8 +128,7 @@ def test_from_a_pretrained_folder_and_its_sizes_alone(tmp_path, data, small):
 
 def test_early_stopping_sets_articles_aside(tmp_path, data, small):
     said = []
-    options = AnsweringOptions(data=str(data), patience=1, **{**SHORT, "epochs": 1})
-    answer_questions(options, tmp_path / "out", said.append)
+    train(tmp_path / "out", data, replace(TRAINING, epochs=1, patience=1), said.append)
     assert "set aside to stop by 1 articles" in said[0]
     assert any(line.startswith("pass 1") and "set aside: exact match" in line for line in said)
 
@@ -134,17 +138,16 @@ def test_early_stopping_sets_articles_aside(tmp_path, data, small):
     [
         ({"span_pretraining": -1}, "--span-pretraining -1"),
         ({"dropout": 1.0}, "--dropout 1.0"),
-        ({"epochs": 0}, "--epochs 0"),
-        ({"texts": ("a.txt",)}, "--text is read by --span-pretraining"),
-        ({"longest_answer": 0}, "longest_answer 0"),
-        ({"heldout": 1.5}, "held-out share 1.5"),
+        ({"texts": ("a.txt",)}, "beside --span-pretraining"),
+        ({"longest_answer": 0}, "--longest-answer 0"),
+        ({"heldout": 1.5}, "--heldout 1.5"),
         ({"length": 30}, "windows of 30 tokens"),
         ({"from_scratch": True}, "--from-scratch"),
     ],
 )
 def test_wrong_use_is_refused_and_leaves_nothing(tmp_path, data, small, wrong, said):
     with pytest.raises(InputError, match=said):
-        answer_questions(AnsweringOptions(data=str(data), **{**SHORT, **wrong}), tmp_path / "out", lambda text: None)
+        train(tmp_path / "out", data, **wrong)
     assert not (tmp_path / "out").exists()
 
 
