@@ -98,6 +98,15 @@ def _split(chosen: dict[str, Any], *kinds: Any) -> list[Any]:
     return [kind(**{f.name: chosen[f.name] for f in fields(kind) if f.name in chosen}) for kind in kinds]
 
 
+def _ask(a: argparse.Namespace) -> int:
+    from minissl.recipes.answers import ask, read_passage
+
+    passage = a.passage if a.file is None else read_passage(a.file)
+    for probability, answer in ask(Path(a.folder), a.question, passage, a.best):
+        print(f"{probability:6.1%}  {answer}")
+    return 0
+
+
 def _gradcheck(a: argparse.Namespace) -> int:
     from minissl.recipes.gradcheck import check_all, check_random
 
@@ -234,6 +243,16 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("folder", help="a run's folder, or one that Hugging Face wrote")
     p.add_argument("text", help="text with [MASK] in place of words")
     p.add_argument("--best", type=int, default=5, help="how many words to show for each mask (default 5)")
+
+    p = command(
+        "ask", _ask, "Answer a question from a passage.", 'minissl ask runs/qa-1 "Who came?" --passage "Ada came."'
+    )
+    p.add_argument("folder", help="a folder of `minissl finetune qa`, or one that Hugging Face wrote")
+    p.add_argument("question", help="what to find in the passage")
+    source = p.add_mutually_exclusive_group(required=True)
+    source.add_argument("--passage", metavar="TEXT", help="the passage itself")
+    source.add_argument("--file", type=Path, default=None, help="a UTF-8 text file that holds it")
+    p.add_argument("--best", type=int, default=3, help="how many answers to show (default 3)")
 
     p = command("exercise", _exercise, "Exercises that check themselves.", "minissl exercise start")
     _add_exercise_actions(p)

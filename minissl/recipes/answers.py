@@ -150,6 +150,16 @@ def load_reader(folder: Path, **changes: Any) -> tuple[BertForQuestionAnswering,
     return model, tokenizer, not head
 
 
+def read_passage(path: Path) -> str:
+    """The text of a UTF-8 file. Raises InputError where there is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise InputError(f"{path}: could not be read ({error.strerror}); expected a text file") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
+
+
 def ask(folder: Path, question: str, passage: str, best: int = 3) -> list[tuple[float, str]]:
     """The `best` answers that the model in `folder` finds in a passage: probability, and the answer where it stands.
 

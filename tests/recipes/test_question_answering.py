@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from minissl.cli import main
 from minissl.errors import InputError
 from minissl.finetuning.loop import FinetuneOptions
 from minissl.models import BertConfig, BertForPreTraining, BertForQuestionAnswering
@@ -169,3 +170,19 @@ def test_answers_are_shown_in_their_passage():
 def test_asking_nothing(tmp_path, question, passage, best):
     with pytest.raises(InputError, match=r"empty|--best 0"):
         ask(tmp_path, question, passage, best)
+
+
+def test_the_command_asks_of_a_file_or_a_text(tmp_path, data, small, capsys):
+    train(tmp_path / "out", data, replace(TRAINING, epochs=1))
+    capsys.readouterr()
+    (tmp_path / "passage.txt").write_text("\ufeffAda found nine apples.", encoding="utf-8")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    command = ["ask", str(tmp_path / "out"), "What did Ada find?"]
+    assert main([*command, "--passage", "Ada found nine apples.", "--best", "2"]) == 0
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"( *\d+\.\d%  [^\n]*\[\[[^\n]+\]\][^\n]*\n){2}", said)
+    assert main([*command, "--file", str(tmp_path / "passage.txt"), "--best", "2"]) == 0
+    assert capsys.readouterr().out == said
+    for wrong, message in [("none.txt", "could not be read"), ("latin.txt", "not UTF-8 (byte 3)")]:
+        assert main([*command, "--file", str(tmp_path / wrong)]) == 2
+        assert message in capsys.readouterr().err
