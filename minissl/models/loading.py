@@ -23,7 +23,7 @@ FEW = 1 << 24  # numbers that may be drawn anew in any case
 
 @dataclass
 class Report:
-    """What did not fit, under Hugging Face's names: keys of the model, and stored names that it has no use for."""
+    """What did not fit: keys of the model that have no weights or others', and keys that it has no use for."""
 
     missing: list[str] = field(default_factory=list)
     unexpected: list[str] = field(default_factory=list)
@@ -63,7 +63,8 @@ def load(model: PreTrainedModel, plan: Blueprint, checkpoint: Checkpoint, ignore
     read: dict[str, str] = {}  # the model's key -> the stored name
     again: list[tuple[str, str]] = []  # the same for a tied weight that is there twice
     for key, param in params.items():
-        names = [stored[k] for k in (key, *(a for a, first in model.aliases.items() if first == key)) if k in stored]
+        keys = [key, *(alias for alias, first in model.aliases.items() if first == key)]
+        names = [stored[k] for k in keys if k in stored]
         for name in names:
             tensor = checkpoint.tensors[name]
             if tensor.dtype not in FLOATS:
@@ -77,7 +78,7 @@ def load(model: PreTrainedModel, plan: Blueprint, checkpoint: Checkpoint, ignore
             else:
                 read[key] = name
         if not names:
-            report.missing.append(key)
+            report.missing += keys
     if report.mismatched and not ignore_mismatched_sizes:
         key, theirs, ours = report.mismatched[0]
         more = f" ({len(report.mismatched) - 1} more differ)" if len(report.mismatched) > 1 else ""
@@ -110,7 +111,7 @@ def load(model: PreTrainedModel, plan: Blueprint, checkpoint: Checkpoint, ignore
 
 
 def match_names(model: PreTrainedModel, keys: list[str], checkpoint: Checkpoint) -> tuple[dict[str, str], list[str]]:
-    """Return {the model's key: stored name}, and the stored names that are none of its keys.
+    """Return {the model's key: stored name}, and what else is stored, by its name of today.
 
     The first BERTs have gamma and beta for what are now weight and bias; a model with a head has its base model's keys
     under a prefix, `bert.`, which the base model's own file lacks. The constant `position_ids` is passed over.
@@ -132,7 +133,7 @@ def match_names(model: PreTrainedModel, keys: list[str], checkpoint: Checkpoint)
         if key in known:
             found[key] = name
         elif key.rpartition(".")[2] != "position_ids":
-            unexpected.append(name)
+            unexpected.append(key)
     return found, unexpected
 
 
