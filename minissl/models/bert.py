@@ -16,6 +16,7 @@ from minissl.models.pretrained import LearningModel, ModelOutput, PreTrainedConf
 from minissl.nn import Dropout, Embedding, Grads, Init, LayerNorm, Linear, Module, TransformerLayer, activation
 from minissl.pretext.mlm import IGNORE
 
+MOST_LABELS = 1_000_000  # each has a name in the configuration
 PROBLEM_TYPES = ("single_label_classification", "regression", "multi_label_classification")
 
 tanh = op("tanh")
@@ -75,6 +76,8 @@ class BertConfig(PreTrainedConfig):
             self.id2label = checked_labels(self.id2label)
             self.num_labels = len(self.id2label)
         super().__post_init__()
+        if self.num_labels > MOST_LABELS:
+            raise InputError(f"config: num_labels is {self.num_labels}, expected {MOST_LABELS:,} at most")
         self.id2label = self.id2label or {i: f"LABEL_{i}" for i in range(self.num_labels)}
         if self.pad_token_id >= self.vocab_size:
             raise InputError(f"config: pad_token_id {self.pad_token_id} is outside the vocabulary of {self.vocab_size}")

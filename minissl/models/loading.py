@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from minissl.models.pretrained import PreTrainedModel
 
 MOST_DRAWN = 10  # numbers drawn anew for one in the file; beyond it, the config is not of this file
-FEW = 1 << 24  # numbers that may be drawn anew in any case
+FEW = 1 << 20  # numbers that may be drawn anew in any case
 
 
 @dataclass
