@@ -239,9 +239,7 @@ def test_a_warning_is_one_line(here, capsys):
     assert main(["fill", "encoder", "a [MASK]"]) == 0
     out, err = capsys.readouterr()
     assert out.startswith("[MASK] 1: ")
-    assert err.startswith(
-        "minissl: BertForPreTraining from encoder: not in the file, so drawn anew: cls.predictions."
-    )
+    assert err.startswith("minissl: BertForPreTraining from encoder: not in the file, so drawn anew: cls.predictions.")
     assert err.count("\n") == 1
 
 
