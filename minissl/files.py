@@ -46,6 +46,8 @@ def write_json(path: str | Path, value: Any) -> None:
 def read_json(path: str | Path) -> dict[str, Any]:
     """Read a JSON object. Raises InputError where the file is missing, not UTF-8, not JSON or not an object."""
     path = Path(path)
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise InputError(f"{path}: is not a file, expected one with JSON in it")
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

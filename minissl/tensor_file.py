@@ -25,7 +25,7 @@ STORED = {
     "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1", "U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1",
 }  # fmt: skip
 FLOATS = ("F64", "F32", "F16", "BF16")
-MOST_HEADER = 1 << 24  # bytes, of some hundred thousand tensors; parsed, JSON takes many times its length
+MOST_HEADER = 1 << 22  # bytes, of some ten thousand tensors; parsed, JSON takes many times its length
 MOST_AXES = 64  # NumPy's own limit
 CHUNK = 1 << 18  # numbers that are converted at a time, so that no tensor is in memory twice
 PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")

@@ -126,8 +126,17 @@ def test_json_that_is_damaged_or_no_object(tmp_path, content):
 def test_json_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         read_json(tmp_path / "a.json")
-    with pytest.raises(InputError, match="not readable JSON"):
+    with pytest.raises(InputError, match="is not a file, expected one with JSON in it"):
         read_json(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="named pipes are POSIX")
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    with pytest.raises(InputError, match="is not a file"):
+        read_json(tmp_path / "a.json")
+    with pytest.raises(InputError, match="no such file"):
+        read_arrays(tmp_path / "a.json")
 
 
 def arrays():

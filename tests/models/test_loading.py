@@ -310,6 +310,20 @@ def test_a_file_of_another_model_is_refused(folder):
         BertForPreTraining.from_pretrained(folder)
 
 
+def test_a_model_by_name(folder, tmp_path, monkeypatch):
+    model = tmp_path / "hub" / "models--org--small-bert"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("c0ffee")
+    (model / "snapshots").mkdir()
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    (model / "snapshots" / "c0ffee").symlink_to(folder)
+    same(BertForPreTraining.from_pretrained("org/small-bert"), new().state_dict())
+    assert BertConfig.from_pretrained("org/small-bert") == CONFIG
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with refuses("org/other: no such folder, and no such model in the Hugging Face cache"):
+        BertForPreTraining.from_pretrained("org/other")
+
+
 def test_what_is_read_can_be_packed_and_trained(folder):
     model, _ = reload(folder)
     flat = model.pack()

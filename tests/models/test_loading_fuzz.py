@@ -218,13 +218,13 @@ def attempt(folder, rng):
 def watched():
     """Memory is counted, and what hangs is ended."""
     tracemalloc.start()
-    if hasattr(signal, "SIGALRM"):
-        signal.alarm(60 + CASES // 50)
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_VIRTUAL, 60 + CASES / 20)  # seconds of computing; its end ends the process
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning)
         yield
-    if hasattr(signal, "SIGALRM"):
-        signal.alarm(0)
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
     tracemalloc.stop()
 
 
