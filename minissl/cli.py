@@ -87,6 +87,17 @@ def _finetune_sentiment(a: argparse.Namespace) -> int:
     return 0
 
 
+def _finetune_qa(a: argparse.Namespace) -> int:
+    from minissl.finetuning.loop import FinetuneOptions
+    from minissl.recipes.pretrain import next_folder
+    from minissl.recipes.question_answering import AnsweringOptions, answer_questions, report
+
+    options, training = _split(_chosen(a, "run", "out"), AnsweringOptions, FinetuneOptions)
+    folder = Path(a.out) if a.out else next_folder("qa")
+    print(report(answer_questions(options, training, folder, print), folder))
+    return 0
+
+
 def _chosen(a: argparse.Namespace, *left_out: str) -> dict[str, Any]:
     """What was given on the command line; of several values, a tuple."""
     given = {name: value for name, value in vars(a).items() if name not in left_out}
@@ -307,10 +318,32 @@ def _add_finetune_tasks(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     _add_labelled_texts(p)
     _add_training(p)
+    p.add_argument("--word-dropout", type=float, help="share of the words that [MASK] stands for in a training pass")
     p.add_argument("--from-scratch", action="store_true", help="the same architecture and vocabulary, fresh weights")
     p.add_argument("--frozen", action="store_true", help="leave the encoder as it is; its pooler and the head learn")
     p.add_argument("--labels", type=int, metavar="N", help="learn from N labelled texts alone, drawn by the seed")
     p.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="one run for each (default: 0)")
+
+    p = task(
+        "qa", _finetune_qa, "Answers to questions about passages, in the format of SQuAD v1.1.",
+        "minissl finetune qa --data dev-v1.1.json --span-pretraining 24",
+    )  # fmt: skip
+    p.add_argument("--data", required=True, help="a file of SQuAD v1.1, JSON or gzipped; its articles are split in two")
+    p.add_argument("--model", help="a pre-training run's folder, or one that Hugging Face wrote (default: a new BERT)")
+    p.add_argument("--from-scratch", action="store_true", help="the model's sizes and vocabulary, fresh weights")
+    p.add_argument(
+        "--span-pretraining", type=int, metavar="PASSES",
+        help="first learn to find what a sentence of a passage lacks, for so many passes of 200 steps; needs no labels",
+    )  # fmt: skip
+    p.add_argument(
+        "--texts", nargs="+", metavar="TEXT", help="text files or folders for it beside the training passages"
+    )
+    p.add_argument("--heldout", type=float, metavar="SHARE", help="of the questions, by article (default 0.2)")
+    p.add_argument("--length", type=int, help="tokens in a window, question and part of the passage (default 256)")
+    p.add_argument("--stride", type=int, help="tokens that neighbouring windows share (default 64)")
+    p.add_argument("--longest-answer", type=int, help="tokens in an answer at most (default 30)")
+    p.add_argument("--seed", type=int, help="fixes everything that is random but the split (default 0)")
+    _add_training(p)
 
 
 def _add_labelled_texts(p: argparse.ArgumentParser) -> None:
@@ -324,19 +357,18 @@ def _add_labelled_texts(p: argparse.ArgumentParser) -> None:
 
 
 def _add_training(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--epochs", type=int, help="passes over the training texts")
-    p.add_argument("--batch-size", type=int, help="texts in an update")
+    p.add_argument("--epochs", type=int, help="passes over the training data")
+    p.add_argument("--batch-size", type=int, help="texts, or windows, in an update")
     p.add_argument("--learning-rate", type=float, help="its peak, after the warm-up")
     p.add_argument("--layer-decay", type=float, metavar="SHARE", help="each layer's rate as a share of the next one's")
     p.add_argument("--weight-decay", type=float, help="AdamW's (default 0.01)")
     p.add_argument("--warmup", type=float, help="share of the steps over which the learning rate rises")
     p.add_argument("--dropout", type=float, help="share that dropout drops, in hidden states and attention")
-    p.add_argument("--word-dropout", type=float, help="share of the words that [MASK] stands for in a training pass")
     p.add_argument(
         "--patience",
         type=int,
         metavar="N",
-        help="stop once N passes were no better on a tenth of the training texts, and keep the best (default: do not)",
+        help="stop once N passes were no better on a part of the training data, and keep the best (default: do not)",
     )
     p.add_argument("--threads", type=int, help="how many share a step (default: one for each core)")
 

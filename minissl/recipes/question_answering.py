@@ -148,7 +148,6 @@ def _run(
     result = score(best_texts(heldout, replies), heldout)
     seconds["evaluation"] = time.perf_counter() - started
     say(shown_answers(heldout, replies))
-    say(f"{len(heldout):,} held-out questions:\n" + table({**landmarks, MINE: result}))
     metrics: dict[str, Any] = {
         "exact_match": result.exact_match,
         "f1": result.f1,
@@ -291,3 +290,15 @@ def read_all(
         return reply(model, windows, reading, workers)
     finally:
         workers.close()
+
+
+def report(metrics: dict[str, Any], folder: Path) -> str:
+    """The result beside its landmarks."""
+    scores = {name: Score(**s) for name, s in metrics["landmarks"].items()}
+    scores[MINE] = Score(metrics["exact_match"], metrics["f1"])
+    memory = "" if metrics["peak_memory_mb"] is None else f", {metrics['peak_memory_mb']:.0f} MB at most"
+    return (
+        f"{metrics['questions']:,} held-out questions:\n{table(scores)}\n"
+        f"{metrics['seconds_total']:.0f} s{memory}; everything is in {folder}\n"
+        f'ask it: minissl ask {folder} "QUESTION" --passage "TEXT"'
+    )

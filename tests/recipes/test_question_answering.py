@@ -11,7 +11,7 @@ from minissl.finetuning.loop import FinetuneOptions
 from minissl.models import BertConfig, BertForPreTraining, BertForQuestionAnswering
 from minissl.recipes import question_answering, span_pretraining
 from minissl.recipes.answers import ask, excerpt, in_passage
-from minissl.recipes.question_answering import AnsweringOptions, answer_questions
+from minissl.recipes.question_answering import AnsweringOptions, answer_questions, report
 from minissl.text import BertTokenizer
 from minissl.text.answers import score
 from minissl.text.squad import Answer, Question, read_squad
@@ -84,7 +84,7 @@ def test_from_a_file_to_a_folder_of_answers(tmp_path, data, small):
     assert metrics["landmarks"]["second annotator"]["exact_match"] == 1
     for picture in ("scores.png", "reading.png"):
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
-    text = "\n".join(said)
+    text = "\n".join([*said, report(metrics, tmp_path / "out")])
     assert re.search(r"held out 1 articles, 4 passages, 16 questions", text)
     assert re.search(rf"this model +exact match +{metrics['exact_match']:.1%}", text)
     assert re.search(r"\[\[.+\]\]", text)
@@ -186,3 +186,16 @@ def test_the_command_asks_of_a_file_or_a_text(tmp_path, data, small, capsys):
     for wrong, message in [("none.txt", "could not be read"), ("latin.txt", "not UTF-8 (byte 3)")]:
         assert main([*command, "--file", str(tmp_path / wrong)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_the_command_trains_and_reports_and_refuses_in_one_line(tmp_path, data, small, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = ["--length", "80", "--stride", "16", "--epochs", "1", "--batch-size", "8", "--threads", "1"]
+    assert main(["finetune", "qa", "--data", str(data), *given]) == 0
+    assert "everything is in runs/qa-1" in capsys.readouterr().out
+    assert (tmp_path / "runs" / "qa-1" / "predictions.json").is_file()
+    data.write_text(data.read_text().replace('"answer_start": 1', '"answer_start": 2', 1))
+    assert main(["finetune", "qa", "--data", str(data)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(r"minissl: .*question '.*': answer_start \d+ gives .*, expected the answer", error)
