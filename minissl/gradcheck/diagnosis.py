@@ -14,20 +14,31 @@ import numpy as np
 
 from minissl.backend import Array
 from minissl.gradcheck.evidence import Evidence, listed, subsets
+from minissl.gradcheck.misread import reads_another_array
 from minissl.gradcheck.missing_factors import elementwise_slope, lacks_factor, right_at_neutral_values
 from minissl.gradcheck.missing_terms import (
     drops_outputs,
     keeps_one_output,
     keeps_one_row,
+    keeps_one_step,
     lacks_structured_term,
     loses_a_use,
+    makes_a_rarer_slip,
     makes_one_slip,
     skips_an_addend,
 )
 from minissl.gradcheck.numerical import incorrect
-from minissl.gradcheck.positions import excluded_get_gradient, misses_one_entry_a_row, repeats_are_lost
+from minissl.gradcheck.positions import (
+    excluded_get_gradient,
+    is_zero_in_part,
+    misses_one_entry_a_row,
+    repeats_are_lost,
+)
 from minissl.gradcheck.report import ArgumentReport, Finding
 from minissl.gradcheck.whole import (
+    applies_the_forward,
+    holds_the_same_numbers,
+    is_dy,
     is_exchanged,
     is_multiple,
     is_of_another,
@@ -37,6 +48,7 @@ from minissl.gradcheck.whole import (
     is_zero,
     lacks_upstream,
     permuted,
+    reads_dy_elsewhere,
     should_be_zero,
     should_be_zero_in_part,
 )
@@ -55,6 +67,7 @@ HYPOTHESES: list[Callable[[Evidence], Finding | None]] = [
     should_be_zero_in_part,
     lacks_factor,
     is_summed_too_far,
+    reads_dy_elsewhere,
     skips_an_addend,
     lacks_structured_term,
     misses_one_entry_a_row,
@@ -65,6 +78,13 @@ HYPOTHESES: list[Callable[[Evidence], Finding | None]] = [
     makes_one_slip,
     is_of_another,
     right_at_neutral_values,
+    applies_the_forward,
+    reads_another_array,
+    makes_a_rarer_slip,
+    keeps_one_step,
+    holds_the_same_numbers,
+    is_zero_in_part,
+    is_dy,
 ]
 
 

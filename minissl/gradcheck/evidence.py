@@ -66,6 +66,10 @@ class Evidence:
         """Whether an array is zero beside the gradient."""
         return float(np.abs(a).max(initial=0)) <= self.alike * float(np.abs(self.expected).max(initial=0))
 
+    def vanishes_at(self, a: Array) -> Array:
+        """Where an array is zero beside the gradient."""
+        return np.asarray(np.abs(a) <= self.alike * np.abs(self.expected).max(initial=0))
+
     def finding(self, kind: str, said: str, **details: Any) -> Finding:
         """Say what is wrong with this argument's gradient."""
         message = f"the gradient of {self.name} {said}"
@@ -141,3 +145,17 @@ def slope_of(e: Evidence) -> Array | None:
         return None
     slope = np.where(np.abs(slope) > 1e-9 * np.abs(slope).max(), slope, 0)
     return slope.reshape(e.x.shape)
+
+
+def functions_of(arrays: dict[str, Array]) -> Iterator[tuple[str, str, Array]]:
+    """Simple functions of arrays at hand: (name, formula, values)."""
+    for name, c in arrays.items():
+        yield name, name, c
+        yield name, f"(1 - {name})", 1 - c
+        yield name, f"(1 - {name}²)", 1 - c * c
+        yield name, f"(1 + {name})", 1 + c
+        yield name, f"{name} (1 - {name})", c * (1 - c)
+        yield name, f"1/{name}", 1 / c
+        yield name, f"{name}²", c * c
+        yield name, f"({name} > 0)", c > 0
+        yield name, f"2 {name}", 2 * c

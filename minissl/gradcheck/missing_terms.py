@@ -9,7 +9,8 @@ import numpy as np
 from minissl.backend import Array
 from minissl.gradcheck.evidence import Evidence, listed, slope_of
 from minissl.gradcheck.report import Finding
-from minissl.gradcheck.slips import find_slip
+from minissl.gradcheck.slips import SUMS, find_rarer_slip, find_slip
+from minissl.gradcheck.trace import Slip
 
 MOST_USES = 8
 
@@ -114,8 +115,17 @@ def drops_outputs(e: Evidence) -> Finding | None:
                 return e.finding("missing_term", said, axis=axis, index=i)
             if n > 2 and e.same(e.got, part):
                 said = f"comes from index {i} of axis {axis} of y alone, and all {n} add up"
+                if i == n - 1 and _is_overwritten(e, part):
+                    said += ": a loop that keeps the last (`=` for `+=`)?"
+                    return e.finding("accumulation", said, axis=axis, index=i)
                 return e.finding("missing_term", said, axis=axis, index=i)
     return None
+
+
+def _is_overwritten(e: Evidence, part: Array) -> bool:
+    """Whether the forward uses the argument several times, and its entries get more than this part."""
+    several = e.uses is not None and len(e.uses(e.got)) > 1
+    return several and not e.vanishes(np.where(e.vanishes_at(part), 0, e.expected - part))
 
 
 def keeps_one_row(e: Evidence) -> Finding | None:
@@ -133,7 +143,24 @@ def keeps_one_output(e: Evidence) -> Finding | None:
     """Each entry keeps what comes back from one output, where several add up: `=` for `+=` through an index."""
     if e.jacobian is None or e.dy is None or e.dy.size < 2:
         return None
-    terms = e.jacobian * e.dy.reshape(-1)  # (x.size, y.size): what each output sends to each entry
+    return _keeps_one(e, e.jacobian * e.dy.reshape(-1), "outputs")
+
+
+def keeps_one_step(e: Evidence) -> Finding | None:
+    """Each entry keeps what comes back from one index of an axis of y, as from one step of a loop."""
+    if e.jacobian is None or e.dy is None or e.dy.ndim < 2:
+        return None
+    terms = (e.jacobian * e.dy.reshape(-1)).reshape(-1, *e.dy.shape)
+    for axis, n in enumerate(e.dy.shape):
+        by_step = terms.sum(axis=tuple(a + 1 for a in range(e.dy.ndim) if a != axis))
+        found = _keeps_one(e, by_step, f"steps along axis {axis} of y") if n > 1 else None
+        if found is not None:
+            return found
+    return None
+
+
+def _keeps_one(e: Evidence, terms: Array, which: str) -> Finding | None:
+    """`terms`: (x.size, number of parts), what each part sends to each entry."""
     size = np.abs(e.expected).max()
     wrong = np.abs(e.got - e.expected).reshape(-1) > e.alike * size
     nearest = np.abs(terms - e.got.reshape(-1, 1)).min(axis=1)
@@ -141,7 +168,7 @@ def keeps_one_output(e: Evidence) -> Finding | None:
     kept = np.abs(e.got.reshape(-1)) > 1e-6 * size
     if wrong.any() and kept[wrong].mean() > 0.5 and (nearest[wrong] <= e.alike * size).all() and several[wrong].all():
         said = (
-            "keeps the gradient from one of several outputs, where all add up: `=` for `+=`, or `+=` through an index?"
+            f"keeps the gradient from one of several {which}, where all add up: `=` for `+=`, or `+=` through an index?"
         )
         return e.finding("accumulation", said, uses=None)
     return None
@@ -166,14 +193,22 @@ def loses_a_use(e: Evidence) -> Finding | None:
         if len(set(counts)) == 1 and counts[0] == 1:
             continue
         if n and e.same(table[:, matters] @ np.array(counts), got):
-            return _uses_said(e, n, counts)
+            return _uses_said(e, n, counts, matters)
     return None
 
 
-def _uses_said(e: Evidence, n: int, counts: tuple[int, ...]) -> Finding:
+def _uses_said(e: Evidence, n: int, counts: tuple[int, ...], matters: Array) -> Finding:
     if slope_of(e) is not None:
         said = f"lacks a term: {e.name} enters its formula {n} times, and the product rule has a term for each"
         return e.finding("missing_term", said, axis=None, along=e.name)
+    calls = [] if e.suspect is None else [c for c in e.suspect.trace.calls for own in c.is_argument if own]
+    if len(calls) == len(matters):  # seen call by call
+        used = [call for call, m in zip(calls, matters, strict=True) if m]
+        lost_calls = [call for call, c in zip(used, counts, strict=True) if c == 0]
+        if 2 not in counts and lost_calls and all(call.name in SUMS for call in lost_calls):
+            call = lost_calls[0]
+            said = f"lacks what comes back through the {call.name} in `{call.line}`: one entry changes the others"
+            return e.finding("missing_term", said, axis=None, along=None)
     lost = [i + 1 for i, c in enumerate(counts) if c == 0]
     twice = [i + 1 for i, c in enumerate(counts) if c == 2]
     parts = []
@@ -190,8 +225,19 @@ def makes_one_slip(e: Evidence) -> Finding | None:
     if e.suspect is None:
         return None
     found = find_slip(e.suspect, max(e.alike, 1e-7))
-    if found is None:
+    return None if found is None else _slip_said(e, found)
+
+
+def makes_a_rarer_slip(e: Evidence) -> Finding | None:
+    """So does a loop in every round, or a step of the derivation that takes several calls."""
+    if e.suspect is None:
         return None
+    found = find_rarer_slip(e.suspect, max(e.alike, 1e-7))
+    return None if found is None else _slip_said(e, found)
+
+
+def _slip_said(e: Evidence, found: tuple[str, str, Slip]) -> Finding:
+    assert e.suspect is not None
     kind, said, slip = found
     call = e.suspect.trace.calls[slip.call]
     return e.finding(kind, said, call=call.name, line=call.line, slip=slip.how)

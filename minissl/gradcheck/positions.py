@@ -15,6 +15,8 @@ def repeats_are_lost(e: Evidence) -> Finding | None:
         return None
     got, expected = e.got.reshape(len(e.x), -1), e.expected.reshape(len(e.x), -1)
     wrong = np.flatnonzero(np.abs(got - expected).max(axis=1) > e.alike * np.abs(e.expected).max())
+    if not got[wrong].any():
+        return None  # rows that get nothing at all are left out, not overwritten
     if got.shape[1] > 1 and all(e.multiple(got[row], expected[row]) is not None for row in wrong):
         return None  # each is the right row times something: a mean
     for name, ids in e.values.items():
@@ -71,6 +73,12 @@ def excluded_get_gradient(e: Evidence) -> Finding | None:
     if not touched.any() or dead.all():
         return None
     excluded = _excluded_by(e, dead)
+    if touched[dead].mean() > 0.9 and not e.got[~dead].any() and dead.sum() > 1:
+        first = tuple(int(i) for i in np.argwhere(touched)[0])
+        said = f"is zero where it should not be, and not zero where it should be, as at {first}: is the mask inverted?"
+        return Finding(
+            "ignored_positions", e.name, first, f"the gradient of {e.name} {said}", {"excluded_by": excluded}
+        )
     whole_rows = e.x.ndim > 1 and e.x.shape[-1] > 1 and bool((dead == dead.all(axis=-1, keepdims=True)).all())
     if excluded is None and not whole_rows:
         return None
@@ -130,4 +138,17 @@ def misses_one_entry_a_row(e: Evidence) -> Finding | None:
             if named.shape == off.shape and not (off & ~named).any():
                 said = f"is wrong only at the entries that {name} names: is the -1 of p - onehot({name}) right?"
                 return e.finding("missing_term", said, axis=None, along=name)
+    return None
+
+
+def is_zero_in_part(e: Evidence) -> Finding | None:
+    """Whole slices of the gradient are exactly zero, and all the rest is right."""
+    wrong = np.abs(e.got - e.expected) > e.alike * np.abs(e.expected).max()
+    if not wrong.any() or e.got[wrong].any():
+        return None
+    for axis, n in enumerate(e.x.shape):
+        rows = np.flatnonzero(wrong.any(axis=tuple(a for a in range(e.x.ndim) if a != axis)))
+        if len(rows) < n and not e.got.take(rows, axis=axis).any():
+            said = f"is exactly zero at index {listed(rows.tolist())} of axis {axis}, and right elsewhere: "
+            return e.finding("zero", said + "is this part left out?", axis=axis, indices=rows.tolist())
     return None

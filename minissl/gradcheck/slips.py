@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
 from minissl.backend import Array
+from minissl.gradcheck.chains import chains, detours
 from minissl.gradcheck.numerical import STEP, derivative
 from minissl.gradcheck.trace import Call, Slip, Trace
 
 MOST_SLIPS = 400
+MOST_CHAINS = 600
 SUMS = {"add.reduce", "sum", "mean", "maximum.reduce", "amax", "max", "var", "std", "logaddexp.reduce"}
 MAXIMA = {"maximum.reduce", "amax", "max"}
 LINEAR = {"add", "subtract", "matmul", "dot", "einsum", "tensordot", "concatenate", "stack", "pad", "inner", "outer"}
+PRODUCTS = {"matmul", "dot", "einsum", "tensordot"}
 BILINEAR = {"multiply", "divide", "matmul", "dot", "einsum", "tensordot", "inner", "outer"}
 
 
@@ -57,9 +61,23 @@ class Suspect:
         )
 
 
-def find_slip(suspect: Suspect, tolerance: float) -> tuple[str, str, Slip] | None:
-    """Return (kind, what to say, slip) for the first slip that explains the gradient."""
-    for kind, said, slip in itertools.islice(_slips(suspect.trace.calls), MOST_SLIPS):
+Found = tuple[str, str, Slip]  # kind, what to say, slip
+
+
+def find_slip(suspect: Suspect, tolerance: float) -> Found | None:
+    """Return the first slip in a single call that explains the gradient."""
+    return _first(suspect, tolerance, itertools.islice(_slips(suspect.trace.calls), MOST_SLIPS))
+
+
+def find_rarer_slip(suspect: Suspect, tolerance: float) -> Found | None:
+    """Return the first slip of the rarer families: a lost transpose, a loop's every round, several calls at once."""
+    calls = suspect.trace.calls
+    chained = itertools.islice(_along(calls), MOST_CHAINS)
+    return _first(suspect, tolerance, itertools.chain(_turned(calls), _in_loops(calls), chained))
+
+
+def _first(suspect: Suspect, tolerance: float, slips: Iterator[Found]) -> Found | None:
+    for kind, said, slip in slips:
         try:
             if suspect.explains(slip, tolerance):
                 return kind, said, slip
@@ -84,9 +102,9 @@ def uses_by_slips(suspect: Suspect) -> Callable[[Array], list[float]]:
     return along
 
 
-def _slips(calls: list[Call]) -> Iterator[tuple[str, str, Slip]]:
+def _slips(calls: list[Call]) -> Iterator[Found]:
     """Yield every slip that is tried, the likelier families first."""
-    moving = [(n, c, i) for n, c in enumerate(calls) for i, m in enumerate(c.moves) if m and c.output.dtype.kind == "f"]
+    moving = _moving(calls)
     for n, call, i in moving:
         if _elementwise(call, i):
             yield *_passed(call, i), Slip(n, "pass", i)
@@ -101,8 +119,11 @@ def _slips(calls: list[Call]) -> Iterator[tuple[str, str, Slip]]:
             said = (
                 f"keeps one of the places that {_where(call)} looks up more than once, and all add up "
                 "(np.add.at; `=` and `+=` through an index keep one)"
+                if call.name == "getitem"
+                else f"keeps one of the copies that {_where(call)} makes, and the gradients of all add up"
             )
             yield "accumulation", said, Slip(n, "last", i)
+            yield "accumulation", said, Slip(n, "first", i)
     for n, call, i in moving:
         if call.is_argument[i]:
             yield "accumulation", f"lacks the use of it in {_where(call)}; all its uses add up", Slip(n, "freeze", i)
@@ -113,6 +134,62 @@ def _slips(calls: list[Call]) -> Iterator[tuple[str, str, Slip]]:
         if call.name in LINEAR | BILINEAR and sum(call.moves) > 1:
             yield "incorrect", f"has the wrong sign on one of the paths through {_where(call)}", Slip(n, "flip", i)
             yield "accumulation", f"counts one of the paths through {_where(call)} twice", Slip(n, "double", i)
+
+
+def _moving(calls: list[Call]) -> list[tuple[int, Call, int]]:
+    return [(n, c, i) for n, c in enumerate(calls) for i, m in enumerate(c.moves) if m and c.output.dtype.kind == "f"]
+
+
+def _turned(calls: list[Call]) -> Iterator[Found]:
+    """Yield slips that take one branch for both, and that forget a transpose."""
+    for n, call, i in _moving(calls):
+        if call.name in ("where", "maximum", "minimum") and sum(call.moves) > 1:
+            said = f"takes one branch of {_where(call)} everywhere: is the comparison left out?"
+            yield "missing_factor", said, Slip(n, "branch", i)
+        if call.name in PRODUCTS and len(call.inputs) == 2 and _square(call.output):
+            said = f"lacks a transpose of what comes back to {_where(call)}"
+            yield "transposed", said, Slip(n, "turn", i)
+        if call.name in PRODUCTS and len(call.inputs) == 2 and _square(call.inputs[1 - i]):
+            said = f"lacks a transpose of what {_where(call)} multiplies it with"
+            yield "transposed", said, Slip(n, "turned", i)
+
+
+def _in_loops(calls: list[Call]) -> Iterator[Found]:
+    """Yield slips that a loop makes in every round: the same call, from the same line."""
+    rounds: dict[tuple[Any, ...], list[int]] = {}
+    for n, call in enumerate(calls):
+        for i, moves in enumerate(call.moves):
+            if moves and call.line and call.output.dtype.kind == "f":
+                rounds.setdefault((call.line, call.name, call.output.shape, i, call.is_argument[i]), []).append(n)
+    for (*_, i, own), (n, *also) in rounds.items():
+        call, rest = calls[n], tuple(also)
+        if not rest:
+            continue
+        if _elementwise(call, i):
+            yield *_passed(call, i), Slip(n, "pass", i, rest)
+        if not own:
+            yield *_frozen(calls[rest[-1]], calls[:n]), Slip(n, "freeze", i, rest)
+        if call.name in PRODUCTS and len(call.inputs) == 2 and _square(call.inputs[1 - i]):
+            said = f"lacks a transpose of what {_where(call)} multiplies it with"
+            yield "transposed", said, Slip(n, "turned", i, rest)
+
+
+def _along(calls: list[Call]) -> Iterator[Found]:
+    """Yield slips about several calls at once: an activation, a softmax, a normalisation, written out."""
+    for base, n, formula, factor in chains(calls):
+        slip = Slip(n, "chain", base[1], base=base, factor=factor)
+        if formula is None:
+            said = f"lacks the derivative of {_where(calls[n])} by what goes into {_where(calls[base[0]])}"
+        else:
+            said = f"takes {formula} for the derivative of {_where(calls[n])}, and a factor of it is missing or wrong"
+        yield "missing_factor", said, slip
+    for base, n in detours(calls):
+        said = f"skips all that happens from {_where(calls[base[0]])} to {_where(calls[n])}: its derivative is left out"
+        yield "missing_factor", said, Slip(n, "chain", base[1], base=base)
+
+
+def _square(a: Array) -> bool:
+    return a.ndim > 1 and a.shape[-1] == a.shape[-2] > 1
 
 
 def _elementwise(call: Call, i: int) -> bool:

@@ -18,6 +18,7 @@ from minissl.backend import Array
 
 MOST_CALLS = 250
 STRUCTURAL = {"transpose", "swapaxes", "moveaxis", "expand_dims", "squeeze", "reshape", "ravel", "broadcast_to"}
+REPETITIONS = {"repeat", "tile", "take"}
 
 
 @dataclass
@@ -30,20 +31,27 @@ class Call:
     is_argument: list[bool]  # which inputs are the argument itself
     output: Array
     line: str
-    is_last: Array | None = None  # of a lookup, the last place at which each entry is read
+    is_last: Array | None = None  # of a lookup or a repetition, the last place at which each entry is read
+    is_first: Array | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Slip:
     """What call number `call` pretends of one of its inputs.
 
     freeze: it does not move; flip, double: it moves the other way, or twice as far; pass: its change is the output's;
-    shortcut: it moves as the argument itself does; last: of entries looked up several times only the last one moves.
+    shortcut: it moves as the argument itself does; last, first: of entries read several times only one moves;
+    branch: the output moves as this input does, whatever was chosen; turn: the output's change is transposed;
+    turned: its change meets the other input transposed; chain: the output moves as `factor` times what call and
+    operand `base` read. `also` are further calls, of a loop, that pretend the same.
     """
 
     call: int
     how: str
     operand: int
+    also: tuple[int, ...] = ()
+    base: tuple[int, int] | None = None
+    factor: Array | float = 1.0
 
 
 class Tape:
@@ -56,12 +64,16 @@ class Tape:
         self.count = 0
         self.change: Array | float = 0.0  # of the argument, in this run
         self.still: set[int] = set()  # calls whose first input never moves
+        self.base: Array | float = 0.0  # in this run, the change of what a chain begins with
 
     def start(self, slip: Slip | None, change: Array) -> None:
         """Begin another run, in which the argument has moved by `change`."""
         self.recording, self.slip, self.count, self.change = False, slip, 0, change
 
-    def run(self, name: str, function: Callable[..., Any], inputs: list[Any], is_last: Array | None = None) -> Any:
+    def run(
+        self, name: str, function: Callable[..., Any], inputs: list[Any],
+        places: tuple[Array, Array] | tuple[None, None] = (None, None),
+    ) -> Any:  # fmt: skip
         """Make one call on plain arrays."""
         number, self.count = self.count, self.count + 1
         plain = [_plain(i) for i in inputs]
@@ -71,20 +83,35 @@ class Tape:
                 arrays = [np.array(p) for p in plain]
                 moves = [isinstance(i, TracedArray) for i in inputs]
                 own = [isinstance(i, TracedArray) and i.is_argument for i in inputs]
-                self.calls.append(Call(name, arrays, moves, own, np.array(output), _line(), is_last))
+                self.calls.append(Call(name, arrays, moves, own, np.array(output), _line(), *places))
             return output
         if number in self.still:
             plain[0] = self.calls[number].inputs[0]
         slip = self.slip
-        if slip is None or slip.call != number or number >= len(self.calls):
+        if slip is None or number >= len(self.calls):
+            return function(*plain)
+        if slip.base is not None and slip.base[0] == number:
+            self.base = plain[slip.base[1]] - self.calls[number].inputs[slip.base[1]]
+        if number != slip.call and number not in slip.also:
             return function(*plain)
         return self._slipped(slip, self.calls[number], function, plain)
 
     def _slipped(self, slip: Slip, call: Call, function: Callable[..., Any], plain: list[Any]) -> Any:
         i = slip.operand
         still = call.inputs[i]
-        if call.is_last is not None and slip.how == "last":
-            return np.where(call.is_last, function(*plain), call.output)
+        if slip.how in ("last", "first"):
+            kept = np.asarray(call.is_last if slip.how == "last" else call.is_first)
+            return np.where(kept, function(*plain), call.output)
+        if slip.how == "chain":
+            return call.output + slip.factor * self.base
+        if slip.how == "branch":
+            return call.output + (plain[i] - still)
+        if slip.how == "turn":
+            return call.output + (function(*plain) - call.output).swapaxes(-1, -2)
+        if slip.how == "turned":
+            other = call.inputs[1 - i].swapaxes(-1, -2)
+            above, below = ([moved, other] if i == 0 else [other, moved] for moved in (plain[i], still))
+            return call.output + (function(*above) - function(*below))
         if slip.how == "shortcut":
             return function(*plain[:i], still + self.change, *plain[i + 1 :])
         if slip.how == "pass":
@@ -131,7 +158,10 @@ class TracedArray(np.ndarray):
         if func.__name__ in STRUCTURAL:
             result = call(*map(_plain, leaves))
             return traced(result, tape, leaves[0].is_argument)
-        return traced(tape.run(func.__name__, call, leaves), tape)
+        places: tuple[Array, Array] | tuple[None, None] = (None, None)
+        if func.__name__ in REPETITIONS and len(leaves) == 1:
+            places = _places(np.asarray(call(np.arange(leaves[0].size).reshape(leaves[0].shape))))
+        return traced(tape.run(func.__name__, call, leaves, places), tape)
 
     def __getitem__(self, index: Any) -> Any:
         plain = _plain(self)
@@ -139,11 +169,8 @@ class TracedArray(np.ndarray):
         if self.tape is None or not isinstance(result, np.ndarray) or np.shares_memory(result, plain):
             return super().__getitem__(index)
         flat = np.arange(plain.size).reshape(plain.shape)[index]
-        _, from_the_end = np.unique(flat.reshape(-1)[::-1], return_index=True)
-        is_last = np.zeros(flat.size, bool)
-        is_last[flat.size - 1 - from_the_end] = True
-        repeated = None if is_last.all() else is_last.reshape(flat.shape)
-        return traced(self.tape.run("getitem", lambda a: a[index], [self], repeated), self.tape, self.is_argument)
+        looked_up = self.tape.run("getitem", lambda a: a[index], [self], _places(flat))
+        return traced(looked_up, self.tape, self.is_argument)
 
     def dot(self, other: Any, out: Any = None) -> Any:
         """As `@`, which the tape sees."""
@@ -159,6 +186,15 @@ def traced(value: Any, tape: Tape, is_argument: bool = False) -> Any:
     array = np.asarray(value).view(TracedArray)
     array.tape, array.is_argument = tape, is_argument
     return array
+
+
+def _places(read: Array) -> tuple[Array, Array] | tuple[None, None]:
+    """Mark the last and the first place at which each entry is read; None where none is read twice."""
+    flat = read.reshape(-1)
+    first, last = np.zeros((2, flat.size), bool)
+    first[np.unique(flat, return_index=True)[1]] = True
+    last[flat.size - 1 - np.unique(flat[::-1], return_index=True)[1]] = True
+    return (None, None) if first.all() else (last.reshape(read.shape), first.reshape(read.shape))
 
 
 def _any_traced(values: Any) -> bool:

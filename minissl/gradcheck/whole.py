@@ -12,6 +12,8 @@ from minissl.gradcheck.evidence import Evidence, listed, slope_of, subsets
 from minissl.gradcheck.factors import explain_factor
 from minissl.gradcheck.report import Finding
 
+MOST_MOVED = 2000  # entries of dy
+
 
 def is_zero(e: Evidence) -> Finding | None:
     """Nothing comes back at all."""
@@ -139,10 +141,54 @@ def _rolled(a: Array, axis: int, n: int) -> Iterator[tuple[Array, str]]:
     return ((np.roll(a, k, axis), f"{k} of {n} places too late") for k in range(1, n))
 
 
+def applies_the_forward(e: Evidence) -> Finding | None:
+    """Backward multiplies by dy/dx itself, where its transpose is due: a rotation the same way round, w for wᵀ."""
+    if e.jacobian is None or e.dy is None or e.dy.shape != e.x.shape or e.x.size < 2:
+        return None
+    if not e.same(e.got, (e.jacobian.T @ e.dy.reshape(-1)).reshape(e.x.shape)):
+        return None
+    said = "is what the forward pass would make of dy: on the way back the transpose is due (a rotation turns back)"
+    return e.finding("transposed", said, axes=None)
+
+
+def reads_dy_elsewhere(e: Evidence) -> Finding | None:
+    """It is right for a dy that is moved along an axis: slices taken in the wrong order, a shift by one."""
+    if e.jacobian is None or e.dy is None or e.dy.size > MOST_MOVED:
+        return None
+    for axis, n in enumerate(e.dy.shape):
+        for moved, how in [(np.flip(e.dy, axis), "in reverse"), *_rolled(e.dy, axis, n)]:
+            if e.same(e.got, (e.jacobian @ moved.reshape(-1)).reshape(e.x.shape)):
+                said = f"is right for another dy, read along axis {axis} {how}: are its parts taken in the wrong order?"
+                return e.finding("incorrect", said, axis=axis)
+    return None
+
+
+def holds_the_same_numbers(e: Evidence) -> Finding | None:
+    """The numbers are right, and stand in another order."""
+    if e.x.ndim < 2 or len(np.unique(e.expected)) < e.x.size / 2 or e.x.size < 4:
+        return None
+    if not e.same(np.sort(e.got, axis=None), np.sort(e.expected, axis=None)):
+        return None
+    for axis in range(e.x.ndim):
+        if e.same(np.sort(e.got, axis), np.sort(e.expected, axis)):
+            said = f"holds the right numbers at wrong places along axis {axis}: np.tile for np.repeat, a wrong index?"
+            return e.finding("incorrect", said, axis=axis)
+    said = "holds the right numbers in the wrong order: an axis split or swapped in another order than in forward?"
+    return e.finding("transposed", said, axes=None)
+
+
+def is_dy(e: Evidence) -> Finding | None:
+    """dy comes back as it went in."""
+    if e.dy is None or e.x.size < 2 or not e.same(e.got, e.dy):
+        return None
+    return e.finding("missing_factor", "is dy itself, as if y were a copy: the derivative is left out", factor=None)
+
+
 def is_summed_too_far(e: Evidence) -> Finding | None:
     """Summed over an axis of the argument itself, and spread over it again."""
     for axes in subsets(e.x.ndim):
         summed = np.broadcast_to(e.expected.sum(axis=axes, keepdims=True), e.x.shape)
+        summed = np.where(e.expected.any(axis=-1, keepdims=True) if e.x.ndim > 1 else True, summed, 0)  # rows in use
         if any(e.x.shape[a] > 1 for a in axes) and e.same(e.got, summed):
             said = f"was summed over axis {listed(list(axes))}, along which {e.name} was not broadcast"
             return e.finding("unsummed_broadcast", said, axes=axes)
