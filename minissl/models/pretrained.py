@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
@@ -21,6 +20,7 @@ from minissl.models.loading import load
 from minissl.nn import Grads, Module, Param, blueprint
 
 DTYPES = ("float32", "float64")
+MOST_RATE = 1_000_000  # rates, spreads and epsilons are of order 1 or below; what is far above overflows
 
 
 class ModelOutput(dict[str, Any]):
@@ -46,7 +46,7 @@ class PreTrainedConfig:
     fixed: ClassVar[dict[str, Any]] = {}  # Hugging Face's settings that have one value here
 
     def __post_init__(self) -> None:
-        """Raise InputError for a field of another type than its default, a size below 1 or a negative number."""
+        """Raise InputError for a field of another type than its default, a size below 1, a negative or absurd rate."""
         for field in fields(self):
             value, default = getattr(self, field.name), cast(Any, field.default)
             if default is None:  # the family's own check
@@ -54,8 +54,10 @@ class PreTrainedConfig:
             kind = (int, float) if isinstance(default, float) else type(default)
             if not isinstance(value, kind) or isinstance(value, bool):
                 raise InputError(f"config: {field.name} is {value!r}, expected something like {default!r}")
-            if isinstance(default, (int, float)) and not min(int(default), 1) <= value <= sys.float_info.max:
+            if isinstance(default, (int, float)) and not value >= min(int(default), 1):
                 raise InputError(f"config: {field.name} is {value!r}, expected {min(int(default), 1)} or more")
+            if isinstance(default, float) and value > MOST_RATE:
+                raise InputError(f"config: {field.name} is {value!r}, expected {MOST_RATE:,} at most")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
