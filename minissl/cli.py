@@ -98,6 +98,17 @@ def _finetune_qa(a: argparse.Namespace) -> int:
     return 0
 
 
+def _label_efficiency(a: argparse.Namespace) -> int:
+    from minissl.finetuning.loop import FinetuneOptions
+    from minissl.recipes.label_efficiency import NUMBERS, PICTURE, EfficiencyOptions, label_efficiency
+
+    options, training = _split(_chosen(a, "run", "out"), EfficiencyOptions, FinetuneOptions)
+    out = Path(a.out or "figures")
+    label_efficiency(options, training, out, print)
+    print(f"{out / PICTURE}, {out / NUMBERS}")
+    return 0
+
+
 def _chosen(a: argparse.Namespace, *left_out: str) -> dict[str, Any]:
     """What was given on the command line; of several values, a tuple."""
     given = {name: value for name, value in vars(a).items() if name not in left_out}
@@ -309,16 +320,19 @@ def _add_finetune_tasks(parser: argparse.ArgumentParser) -> None:
             argument_default=argparse.SUPPRESS,
         )
         added.set_defaults(run=run)
-        added.add_argument("--out", default=None, help=f"the new folder of the result (default: runs/{name}-1, -2, …)")
+        where = "figures" if name == "label-efficiency" else f"runs/{name}-1, -2, …"
+        added.add_argument("--out", default=None, help=f"the folder of the result (default: {where})")
         return added
 
     p = task(
         "sentiment", _finetune_sentiment, "A class for every text: sentiment, topic, anything with labels.",
         "minissl finetune sentiment --model runs/docs-1 --data reviews.csv --labels 200 --seeds 0 1 2",
     )  # fmt: skip
-    _add_labelled_texts(p)
+    _add_labelled_texts(p, "a pre-training run's folder, or one that Hugging Face wrote", required=True)
+    p.add_argument("--text-column", metavar="COLUMN", help="the texts' column: its name in the header, or its number")
+    p.add_argument("--label-column", metavar="COLUMN", help="the labels' column")
     _add_training(p)
-    p.add_argument("--word-dropout", type=float, help="share of the words that [MASK] stands for in a training pass")
+    _add_word_dropout(p)
     p.add_argument("--from-scratch", action="store_true", help="the same architecture and vocabulary, fresh weights")
     p.add_argument("--frozen", action="store_true", help="leave the encoder as it is; its pooler and the head learn")
     p.add_argument("--labels", type=int, metavar="N", help="learn from N labelled texts alone, drawn by the seed")
@@ -345,15 +359,31 @@ def _add_finetune_tasks(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", type=int, help="fixes everything that is random but the split (default 0)")
     _add_training(p)
 
+    p = task(
+        "label-efficiency", _label_efficiency, "What pre-training is worth: accuracy on few and many labels.",
+        "minissl finetune label-efficiency --labels 50 200 1000 --out figures",
+    )  # fmt: skip
+    _add_labelled_texts(p, "a pre-trained model's folder (default: one is pre-trained first)", required=False)
+    _add_training(p)
+    p.add_argument("--texts", nargs="+", help="what to pre-train on (default: docs, MINISSL_DATA's texts, the data's)")
+    p.add_argument("--steps", type=int, help="updates of the pre-training")
+    p.add_argument(
+        "--labels", type=int, nargs="+", metavar="N", help="how many labels (default: 50 200 1000); then all"
+    )
+    p.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="the runs of each (default: 0 1 2)")
+    _add_word_dropout(p)
 
-def _add_labelled_texts(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--model", required=True, help="a pre-training run's folder, or one that Hugging Face wrote")
+
+def _add_labelled_texts(p: argparse.ArgumentParser, model: str, *, required: bool) -> None:
+    p.add_argument("--model", required=required, help=model)
     p.add_argument(
         "--data",
         help="a TSV or CSV of texts and labels, or a folder with train.tsv and dev.tsv (default: MINISSL_DATA's SST-2)",
     )
-    p.add_argument("--text-column", metavar="COLUMN", help="the texts' column: its name in the header, or its number")
-    p.add_argument("--label-column", metavar="COLUMN", help="the labels' column")
+
+
+def _add_word_dropout(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--word-dropout", type=float, help="share of the words that [MASK] stands for in a training pass")
 
 
 def _add_training(p: argparse.ArgumentParser) -> None:

@@ -20,6 +20,7 @@ from minissl.training.trainer import Batch
 from minissl.training.workers import Workers
 
 EVALUATION_ROWS = 64
+LEAST_ROWS = 2000  # in a pass: fewer are gone over several times, or fifty labels would make ten updates
 
 
 class Rows(NamedTuple):
@@ -77,8 +78,9 @@ def fine_tune(
 ) -> list[Epoch]:  # fmt: skip
     """Train a classifier; each pass is measured on `heldout` (`accuracy`), which decides nothing.
 
-    Early stopping looks at a tenth of the training rows instead, which then are not trained on (`stopping`).
-    `frozen` trains the pooler and the head alone, on whole texts. Raises InputError as `finetune` does.
+    Early stopping looks at a tenth of the training rows instead, which then are not trained on (`stopping`). A pass
+    goes over fewer than LEAST_ROWS rows several times. `frozen` trains the pooler and the head alone, on whole texts.
+    Raises InputError as `finetune` does.
     """
     chosen = np.arange(len(train.ids))
     if options.patience:
@@ -86,6 +88,9 @@ def fine_tune(
     edge = len(chosen) // 10 if options.patience else 0
     train, stopping = train.take(chosen[edge:].tolist()), train.take(chosen[:edge].tolist())
     measured = {"accuracy": heldout} | ({"stopping": stopping} if edge else {})
+
+    lengths = [len(row) for row in train.ids]
+    repeats = -(-LEAST_ROWS // len(lengths))
 
     def evaluate(workers: Workers) -> dict[str, float]:
         classes = model.config.num_labels
@@ -97,7 +102,7 @@ def fine_tune(
     def batches(epoch: int) -> list[Batch]:
         rng = np.random.default_rng([options.seed, 1, epoch])
         made = []
-        for part in bucketed([len(row) for row in train.ids], options.batch_size, rng):
+        for part in (part for _ in range(repeats) for part in bucketed(lengths, options.batch_size, rng)):
             batch = {"hidden": features[part]} if frozen else inputs(train, part, ids)
             if word_dropout and not frozen:
                 batch = drop_words(batch, word_dropout, ids, rng)

@@ -22,10 +22,14 @@ from minissl.finetuning.metrics import accuracy, confusion_matrix, macro_f1
 from minissl.models.bert_heads import BertForSequenceClassification
 from minissl.recipes.encoder import Encoder, load_encoder
 from minissl.recipes.head_start import head_start
+from minissl.recipes.pretrain import PretrainOptions, pretrain
+from minissl.recipes.pretrain import report as pretraining_report
 from minissl.text.labelled import Columns, LabelledParts, choose_rows, load_labelled
 from minissl.training.run_folder import METRICS, RunFolder
 from minissl.training.workers import Workers
 
+# single sentences, so no pairs; whole words, so that one is not guessed from its other half
+PRETRAINING: dict[str, Any] = {"nsp": False, "whole_word": True, "vocab_size": 8192, "steps": 12000}
 LONGEST = 128  # ids in a row: what is over is cut off
 FROZEN_RATE = 5e-3  # a head alone, on features that stand still, bears steps ten times as large
 
@@ -84,6 +88,20 @@ def default_data() -> str:
     if not folder:
         raise InputError("--data: expected a TSV or CSV of texts and labels, or a folder with train.tsv and dev.tsv")
     return str(Path(folder, "sentiment", "SST2"))
+
+
+def default_texts(data: str) -> tuple[str, ...]:
+    """What is pre-trained on: Python's manual, the shared English texts, and the training texts without labels."""
+    folder = os.environ.get("MINISSL_DATA")
+    shared = [str(path) for path in sorted(Path(folder, "text").iterdir()) if path.is_dir()] if folder else []
+    return ("docs", *shared, data)
+
+
+def pretrain_for(texts: tuple[str, ...], out: Path, say: Callable[[str], None], steps: int = 0) -> Path:
+    """Pre-train into the new folder `out`, as PRETRAINING says; return the folder."""
+    about = {**PRETRAINING, "data": "\n".join(texts)} | ({"steps": steps} if steps else {})
+    say(pretraining_report(pretrain(PretrainOptions(**about), out, say), out))
+    return out
 
 
 def load_material(data: str, columns: Columns, model: str) -> Material:
