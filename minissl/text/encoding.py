@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from minissl.errors import InputError
 
-_SURROGATE_REGEX = re.compile("[\ud800-\udfff]")
+SURROGATE_REGEX = re.compile("[\ud800-\udfff]")
 
 Item = TypeVar("Item")
 Span = tuple[int, int]  # from … up to, without the end
@@ -99,7 +99,7 @@ def as_pairs(text: Any, text_pair: Any) -> list[tuple[str, str | None]]:
         if not fits or not isinstance(pair[0], str) or not isinstance(pair[1], str | None):
             raise InputError(f"text to encode: expected a string or a pair of strings, got {_say(pair)}")
         for part in pair:
-            if part and not part.isascii() and (half := _SURROGATE_REGEX.search(part)):
+            if part and not part.isascii() and (half := SURROGATE_REGEX.search(part)):
                 raise InputError(
                     f"text to encode: U+{ord(half[0]):X} at character {half.start()} is half a character; "
                     "was the text read in the wrong encoding?"

@@ -13,9 +13,18 @@ from numpy.typing import NDArray
 from minissl.backend import require_ids
 from minissl.errors import InputError
 from minissl.files import write_json, write_whole
+from minissl.hub import find_folder
 from minissl.text.added_tokens import AddedToken, Finder
 from minissl.text.encoding import BatchEncoding, Layout, Span, as_pairs, pair_windows, truncate, windows
-from minissl.text.tokenizer_files import CONFIG_TYPES, SPECIAL_NAMES, in_order, read_folder, read_vocab
+from minissl.text.tokenizer_files import (
+    CONFIG_TYPES,
+    SETTINGS,
+    SPECIAL_NAMES,
+    VOCABULARIES,
+    in_order,
+    read_folder,
+    read_vocab,
+)
 from minissl.text.wordpiece import (
     align,
     align_words,
@@ -87,7 +96,8 @@ class BertTokenizer:
         self._added = {token.content: token for token in added_tokens}
         missing = [token for token in named if token not in self._pieces and token not in self._added]
         if missing:
-            raise InputError(f"vocabulary: no {', '.join(missing)} in it, expected every special token; is it BERT's?")
+            shown = ", ".join(token if token.isprintable() else repr(token) for token in missing)
+            raise InputError(f"vocabulary: no {shown} in it, expected every special token; is it BERT's?")
         self.all_special_tokens = list(dict.fromkeys([*named, *extra_special_tokens]))
         for token in self.all_special_tokens:
             self._added.setdefault(token, AddedToken(token))
@@ -112,13 +122,14 @@ class BertTokenizer:
         self._chunk_spans: dict[str, list[Span]] = {}
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], **overrides: Any) -> BertTokenizer:
-        """Read a folder that `save_pretrained` or Hugging Face wrote; `overrides` win over what its files say.
+    def from_pretrained(cls, name_or_folder: str | os.PathLike[str], **overrides: Any) -> BertTokenizer:
+        """Read a folder that `save_pretrained` or Hugging Face wrote, or a model by name (see `hub`).
 
-        Without a word on it in the files, `do_lower_case` is True and there is no `model_max_length`, as in Hugging
-        Face. InputError: files missing, broken or another kind of tokenizer's.
+        `overrides` win over what the files say. Where they say nothing, `do_lower_case` is True and there is no
+        `model_max_length`, as in Hugging Face. InputError: files missing, broken or another kind of tokenizer's.
         """
-        return cls(**(read_folder(Path(folder)) | overrides))
+        folder = find_folder(name_or_folder, VOCABULARIES, SETTINGS)
+        return cls(**(read_folder(folder) | overrides))
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> tuple[str, str]:
         """Write `vocab.txt` and `tokenizer_config.json`, which Hugging Face opens too, and return their paths."""

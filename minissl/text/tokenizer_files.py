@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from minissl.errors import InputError
 from minissl.files import read_json
 from minissl.text.added_tokens import AddedToken
+from minissl.text.encoding import SURROGATE_REGEX
 from minissl.text.wordpiece import MAX_WORD_CHARS
 
+VOCABULARIES = ("tokenizer.json", "vocab.txt")
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 SPECIAL_NAMES = ("unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 CONFIG_TYPES: dict[str, type] = {"do_lower_case": bool, "strip_accents": bool, "tokenize_chinese_chars": bool}
 CONFIG_TYPES |= {"model_max_length": int, "padding_side": str, "clean_up_tokenization_spaces": bool}
@@ -25,7 +29,7 @@ def read_folder(folder: Path) -> dict[str, Any]:
     InputError: no files, or broken ones, or those of another kind of tokenizer.
     """
     arguments: dict[str, Any] = {"model_max_length": int(1e30)}
-    in_json: dict[Any, Any] = {}
+    in_json: list[tuple[Any, Any]] = []
     if (folder / "tokenizer.json").is_file():
         vocab, in_json = _read_tokenizer_json(folder / "tokenizer.json")
         arguments["vocab"] = _located(folder / "tokenizer.json", vocab)
@@ -47,16 +51,18 @@ def read_folder(folder: Path) -> dict[str, Any]:
         raise InputError(f"{config_path}: truncation_side {config['truncation_side']!r} is not supported, only right")
     named, source = config, config_path
     extras = _extras(config, config_path)
-    if config.get("added_tokens_decoder") is not None:
-        added = _entries(config["added_tokens_decoder"], source)
+    if (decoder := config.get("added_tokens_decoder")) is not None:
+        if not isinstance(decoder, dict):
+            raise InputError(f"{source}: added_tokens_decoder is {decoder!r}, expected an object of ids and tokens")
+        added = _entries(decoder.items(), source)
     else:
         if map_path.is_file():
             named, source = config | read_json(map_path), map_path
-        added = _entries({}, source)
+        added = {}
         if (path := folder / "added_tokens.json").is_file():
-            specials = {_content(named.get(name)) for name in SPECIAL_NAMES} | set(extras)
-            plain = {content: {"content": content, "special": content in specials} for content in read_json(path)}
-            added |= _entries({index: plain[content] for content, index in read_json(path).items()}, path)
+            specials = [*(_content(named.get(name)) for name in SPECIAL_NAMES), *extras]
+            for content, index in read_json(path).items():
+                added |= _entries([(index, {"content": content, "special": content in specials})], path)
         added |= _entries(in_json, folder / "tokenizer.json")
         extras = extras or _extras(named, source)
     tokens: dict[str, AddedToken] = {}
@@ -78,17 +84,19 @@ def read_folder(folder: Path) -> dict[str, Any]:
     return arguments
 
 
-def _read_tokenizer_json(path: Path) -> tuple[dict[str, int], dict[Any, Any]]:
-    """Return the vocabulary of a tokenizer.json, token → id, and what it adds, id → token."""
+def _read_tokenizer_json(path: Path) -> tuple[dict[str, int], list[tuple[Any, Any]]]:
+    """Return the vocabulary of a tokenizer.json, token → id, and what it adds: ids and tokens."""
     content = read_json(path)
     try:
         model, normalizer = content["model"], content["normalizer"]
         kind = model.get("type", "WordPiece"), normalizer["type"]  # old files leave out the model's
         if kind != ("WordPiece", "BertNormalizer"):
-            raise InputError(f"{path}: a {kind[0]} tokenizer with the normalizer {kind[1]}, expected BERT's WordPiece")
+            raise InputError(
+                f"{path}: a {kind[0]!r} tokenizer with the normalizer {kind[1]!r}, expected BERT's WordPiece"
+            )
         if (model["continuing_subword_prefix"], model["max_input_chars_per_word"]) != ("##", MAX_WORD_CHARS):
             raise InputError(f'{path}: expected the prefix "##" and words of up to {MAX_WORD_CHARS} characters')
-        return dict(model["vocab"]), {token["id"]: token for token in content["added_tokens"]}
+        return dict(model["vocab"]), [(token["id"], token) for token in content["added_tokens"]]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
@@ -100,6 +108,11 @@ def _content(token: Any) -> Any:
     return token.get("content") if isinstance(token, dict) else token
 
 
+def _is_text(token: Any) -> TypeGuard[str]:
+    """Say whether a token is a text that a file can hold."""
+    return isinstance(token, str) and token != "" and (token.isascii() or not SURROGATE_REGEX.search(token))
+
+
 def _added_token(token: Any, path: Path, special: bool = False) -> AddedToken:
     """Read one token. InputError: it is no text, or a flag of it is not true or false."""
     fields = token if isinstance(token, dict) else {"content": token}
@@ -107,19 +120,19 @@ def _added_token(token: Any, path: Path, special: bool = False) -> AddedToken:
     is_special = special or fields.get("special", False)
     flags = {name: fields.get(name, False) for name in ("lstrip", "rstrip", "single_word")}
     flags |= {"normalized": fields.get("normalized", not is_special), "special": is_special}
-    if not isinstance(content, str) or not content or not all(isinstance(flag, bool) for flag in flags.values()):
+    if not _is_text(content) or not all(isinstance(flag, bool) for flag in flags.values()):
         raise InputError(f"{path}: {token!r} is no token, expected a text, or an object with content, lstrip, …")
     return AddedToken(content, **flags)
 
 
-def _entries(tokens: Any, path: Path) -> dict[int, AddedToken]:
-    """Read tokens by their ids, which JSON holds as strings in places."""
-    try:
-        return {int(index): _added_token(token, path) for index, token in tokens.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{path}: the added tokens are {tokens!r}, expected an object of ids and tokens") from None
+def _entries(tokens: Iterable[tuple[Any, Any]], path: Path) -> dict[int, AddedToken]:
+    """Read tokens and their ids, which JSON holds as strings in places. InputError: no id, or no token."""
+    entries = {}
+    for index, token in tokens:
+        if not re.fullmatch("[0-9]{1,9}", str(index)):
+            raise InputError(f"{path}: the added token {token!r} has the id {index!r}, expected a whole number")
+        entries[int(index)] = _added_token(token, path)
+    return entries
 
 
 def _extras(config: Mapping[str, Any], path: Path) -> list[str]:
@@ -147,7 +160,7 @@ def in_order(vocab: Sequence[str] | Mapping[str, int]) -> list[str]:
         tokens.sort(key=vocab.__getitem__)
     seen: dict[str, int] = {}
     for index, token in enumerate(tokens):
-        if not isinstance(token, str) or not token or token != token.rstrip() or "\n" in token:
+        if not _is_text(token) or token != token.rstrip() or "\n" in token:
             raise InputError(f"vocab: {token!r} at id {index}, expected a token on one line; is a line blank?")
         if seen.setdefault(token, index) != index:
             raise InputError(f"vocab: {token!r} has the ids {seen[token]} and {index}, expected each token once")

@@ -5,7 +5,9 @@ generated cases keeps the same proof for machines without transformers:
 `python tests/parity/test_tokenizer_parity.py`.
 """
 
+import gzip
 import json
+import os
 import random
 import unicodedata
 import warnings
@@ -15,7 +17,7 @@ import pytest
 
 from minissl.errors import InputError
 from minissl.text.tokenizer import BertTokenizer
-from minissl.text.wordpiece import SPECIAL_TOKENS, split_words
+from minissl.text.wordpiece import SPECIAL_TOKENS, split_words, train_wordpiece
 
 transformers = pytest.importorskip("transformers", reason="the parity extra is not installed")
 
@@ -214,6 +216,50 @@ def test_folders_and_added_tokens(tmp_path, seed):
                     )
                 n_equal += 1
     assert n_equal == 4 * 3 * 37
+
+
+def shared_texts(folder):
+    """Every line, paragraph and question of the shared texts."""
+    texts = []
+    for pattern in ("text/*/*.txt", "sentiment/*/*.tsv", "translation/*/*.gz"):
+        for path in sorted(folder.glob(pattern)):
+            content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+            texts += content.decode("utf-8").split("\n")
+    for path in sorted(folder.glob("qa/*/*.json.gz")):
+        articles = json.loads(gzip.decompress(path.read_bytes()))["data"]
+        paragraphs = [paragraph for article in articles for paragraph in article["paragraphs"]]
+        texts += [paragraph["context"] for paragraph in paragraphs]
+        texts += [question["question"] for paragraph in paragraphs for question in paragraph["qas"]]
+    return texts
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_the_shared_texts(lowercase):
+    """Every line, context and question; offsets of one in 8; then pairs in windows, as for SQuAD."""
+    folder = os.environ.get("MINISSL_DATA")
+    if not folder:
+        pytest.skip("MINISSL_DATA is not set: needs the shared texts")
+    texts = shared_texts(Path(folder))
+    vocab = train_wordpiece(texts[::20], 5000, lowercase=lowercase)
+    ours, theirs = pair(vocab, {"do_lower_case": lowercase}, 512)
+    batches = [(texts[start : start + 4000], {}) for start in range(0, len(texts), 4000)]
+    for batch, options in [*batches, (texts[::8], {"return_offsets_mapping": True})]:
+        got, expected = (tokenizer(batch, **options) for tokenizer in (ours, theirs))
+        assert list(got) == list(expected)
+        for name in got:
+            for text, row, expected_row in zip(batch, got[name], expected[name], strict=True):
+                assert row == expected_row, (name, text)
+    long = [text for text in texts if len(text) > 500][:200]
+    for cut in ("only_second", "longest_first"):
+        options = {"truncation": cut, "max_length": 96, "stride": 24, "padding": "max_length"}
+        options |= {"return_overflowing_tokens": True, "return_offsets_mapping": True, "return_tensors": "np"}
+        arguments = [[text[-60:] for text in long], long]
+        got, expected = ours(*arguments, **options), theirs(*arguments, **options)
+        assert len(got.input_ids) > 1.5 * len(long)
+        for name in expected:
+            assert got[name].tolist() == expected[name].tolist(), name
+        for row in range(len(got.input_ids)):
+            assert got.sequence_ids(row) == expected.sequence_ids(row)
 
 
 def write_fixture():

@@ -584,7 +584,7 @@ def test_vocabulary_files_of_other_systems(tmp_path):
         ),
         (
             {"vocab.txt": "\n".join(VOCAB).encode(), "tokenizer_config.json": b'{"added_tokens_decoder": ["[X]"]}'},
-            r"the added tokens are \['\[X\]'\], expected an object",
+            r"added_tokens_decoder is \['\[X\]'\], expected an object",
         ),
         (
             {"vocab.txt": "\n".join(VOCAB).encode(), "tokenizer_config.json": b'{"mask_token": 4}'},
@@ -597,8 +597,8 @@ def test_vocabulary_files_of_other_systems(tmp_path):
         ({"vocab.txt": "\n".join(VOCAB).encode(), "added_tokens.json": b'{"": 5}'}, "added_tokens.json.*is no token"),
         ({"tokenizer.json": b"{}"}, "not a tokenizer.json"),
         ({"tokenizer.json": b'{"model": 5, "normalizer": null}'}, "not a tokenizer.json"),
-        ({"tokenizer.json": tokenizer_json(model={"type": "BPE"}).encode()}, "a BPE tokenizer"),
-        ({"tokenizer.json": tokenizer_json(normalizer={"type": "NFC"}).encode()}, "with the normalizer NFC"),
+        ({"tokenizer.json": tokenizer_json(model={"type": "BPE"}).encode()}, "a 'BPE' tokenizer"),
+        ({"tokenizer.json": tokenizer_json(normalizer={"type": "NFC"}).encode()}, "with the normalizer 'NFC'"),
         ({"tokenizer.json": tokenizer_json(model={"max_input_chars_per_word": 50}).encode()}, "up to 100"),
         ({"tokenizer.json": tokenizer_json(model={"vocab": {"a": 0, "b": 2}}).encode()}, "ids 0 … 1, each once"),
         ({"tokenizer.json": tokenizer_json(added_tokens=[{"content": "[X]"}]).encode()}, "'id' is missing or wrong"),
