@@ -107,6 +107,33 @@ def as_pairs(text: Any, text_pair: Any) -> list[tuple[str, str | None]]:
     return pairs
 
 
+def as_columns(encoded: Any) -> tuple[dict[str, list[Any]], bool]:
+    """Bring encodings to one dict of rows, and say whether it was a single row.
+
+    InputError: another type, no `input_ids`, encodings that differ in their entries, entries that differ in their rows.
+    """
+    if isinstance(encoded, list | tuple) and encoded and all(isinstance(row, Mapping) for row in encoded):
+        if any(row.keys() != encoded[0].keys() for row in encoded):
+            raise InputError("encodings to pad: they differ in their entries, expected the same in each")
+        encoded = {name: [row[name] for row in encoded] for name in encoded[0]}
+    if not isinstance(encoded, Mapping) or "input_ids" not in encoded:
+        raise InputError(f"encodings to pad: expected a dict with input_ids or a list of them, got {_say(encoded)}")
+    columns = {name: [_as_list(row) for row in _as_list(column)] for name, column in encoded.items()}
+    is_one = not columns["input_ids"] or not isinstance(columns["input_ids"][0], list)
+    if is_one:
+        return {name: [column] for name, column in columns.items()}, True
+    if len({len(column) for column in columns.values()}) > 1:
+        raise InputError("encodings to pad: the entries have several numbers of rows, expected one")
+    return columns, False
+
+
+def _as_list(value: Any) -> Any:
+    """An array, a tuple or an array's number, as Python's own."""
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return list(value) if isinstance(value, tuple) else value
+
+
 def _say(value: Any) -> str:
     """Show a value of any kind and size in one short line."""
     shown = " ".join(repr(value).split())

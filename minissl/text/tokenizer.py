@@ -15,7 +15,7 @@ from minissl.errors import InputError
 from minissl.files import write_json, write_whole
 from minissl.hub import find_folder
 from minissl.text.added_tokens import AddedToken, Finder
-from minissl.text.encoding import BatchEncoding, Layout, Span, as_pairs, pair_windows, truncate, windows
+from minissl.text.encoding import BatchEncoding, Layout, Span, as_columns, as_pairs, pair_windows, truncate, windows
 from minissl.text.tokenizer_files import (
     CONFIG_TYPES,
     SETTINGS,
@@ -309,6 +309,45 @@ class BertTokenizer:
         if len(set(map(len, columns["input_ids"]))) > 1:
             raise InputError("the texts have several lengths, an array has one; add padding=True")
         return BatchEncoding({name: np.array(column, dtype=np.int64) for name, column in columns.items()}, layout)
+
+    def pad(
+        self,
+        encoded_inputs: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+    ) -> BatchEncoding:
+        """Fill up rows that are encoded already: one encoding, an encoding of several rows, or a list of encodings.
+
+        Options as in a call. Entries other than those of a call, such as labels, stay as they are; `attention_mask` is
+        added where it is missing. InputError: no `input_ids`, entries of several numbers of rows, as in a call.
+        """
+        if return_tensors not in (None, "np"):
+            raise InputError(f'return_tensors={return_tensors!r}: only "np" (NumPy arrays) and None (lists) work here')
+        columns, is_one = as_columns(encoded_inputs)
+        pad_to = _option("padding", padding, _PADDINGS)
+        side = _option("padding_side", padding_side or self.padding_side, _SIDES)
+        multiple = _count("pad_to_multiple_of", pad_to_multiple_of, 1) or 1
+        max_length = _count("max_length", max_length, 0)
+        if max_length is None and self.model_max_length <= _UNLIMITED:
+            max_length = self.model_max_length
+        if return_attention_mask is not False and "attention_mask" not in columns:
+            columns["attention_mask"] = [[1] * len(row) for row in columns["input_ids"]]
+        length = 0
+        if pad_to is not None:
+            length = max(map(len, columns["input_ids"]), default=0) if pad_to == "longest" else max_length or 0
+        layout = Layout([], 0, -(-length // multiple) * multiple, side or "right")
+        fillers = {"input_ids": self.pad_token_id, "token_type_ids": 0, "attention_mask": 0, "special_tokens_mask": 1}
+        for name in fillers.keys() & columns.keys():
+            columns[name] = layout.pad(columns[name], fillers[name])
+        if return_tensors == "np":
+            if len(set(map(len, columns["input_ids"]))) > 1:
+                raise InputError("the texts have several lengths, an array has one; add padding=True")
+            return BatchEncoding({name: np.array(column) for name, column in columns.items()})
+        return BatchEncoding({name: column[0] for name, column in columns.items()} if is_one else columns)
 
     def encode(self, text: str, text_pair: str | None = None, **options: Any) -> list[int]:
         """Return the `input_ids` that calling the tokenizer with the same arguments gives."""

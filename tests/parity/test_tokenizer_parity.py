@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from minissl.errors import InputError
+from minissl.text.added_tokens import AddedToken
 from minissl.text.tokenizer import BertTokenizer
 from minissl.text.wordpiece import SPECIAL_TOKENS, split_words, train_wordpiece
 
@@ -260,6 +261,61 @@ def test_the_shared_texts(lowercase):
             assert got[name].tolist() == expected[name].tolist(), name
         for row in range(len(got.input_ids)):
             assert got.sequence_ids(row) == expected.sequence_ids(row)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_pad(seed):
+    rng = random.Random(seed)
+    ours, theirs = pair([*SPECIAL_TOKENS, *"abcdef"], {}, 12)
+    for _ in range(150):
+        texts = [" ".join(rng.choices("abcdef", k=rng.randint(1, 9))) for _ in range(rng.randint(1, 4))]
+        options = {"return_special_tokens_mask": rng.random() < 0.5, "return_token_type_ids": rng.random() < 0.5}
+        encoded = dict(ours(texts, return_attention_mask=rng.random() < 0.5, **options))
+        encoded["labels"] = list(range(len(texts)))
+        form = rng.randrange(4)
+        if form == 1:
+            encoded = [{name: column[row] for name, column in encoded.items()} for row in range(len(texts))]
+        elif form == 2:
+            encoded = {name: column[0] for name, column in encoded.items() if name != "labels"}
+        options = {
+            "padding": rng.choice([True, "longest", "max_length", False]),
+            "max_length": rng.choice([None, 12, 15]),
+            "pad_to_multiple_of": rng.choice([None, 4]),
+            "padding_side": rng.choice([None, "left", "right"]),
+            "return_tensors": "np" if form == 3 else None,
+        }
+        if form == 3 and options["padding"] is False:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = theirs.pad(json.loads(json.dumps(encoded)), **options)
+        got = ours.pad(encoded, **options)
+        assert list(got) == list(expected)
+        for name in expected:
+            assert str(got[name]) == str(expected[name]), (encoded, options)
+        if form == 3:
+            assert all(got[name].dtype == expected[name].dtype for name in expected)
+
+
+@pytest.mark.parametrize("setting", [{}, {"do_lower_case": False, "mask_token": "<mask>", "model_max_length": 77}])
+def test_what_is_saved_opens_without_a_warning(tmp_path, caplog, capfd, setting):
+    vocab = [*SPECIAL_TOKENS[:4], setting.get("mask_token", "[MASK]"), *"abcABC", "é"]
+    token = AddedToken("[E1]", lstrip=True)
+    for name, added in (("plain", []), ("added", [token])):
+        ours = BertTokenizer(vocab=vocab, added_tokens=added, **setting)
+        ours.save_pretrained(tmp_path / name)
+        transformers.logging.enable_propagation()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            for kind in (transformers.BertTokenizerFast, transformers.AutoTokenizer):
+                theirs = kind.from_pretrained(tmp_path / name)
+                assert type(theirs).__name__ in ("BertTokenizer", "BertTokenizerFast")
+                texts = ["a Bé [E1]c<mask>", "[MASK] x [PAD]", ""]
+                assert dict(theirs(texts)) == ours(texts)
+                assert theirs.model_max_length == ours.model_max_length
+        transformers.logging.disable_propagation()
+    assert not caplog.records
+    assert capfd.readouterr() == ("", "")
 
 
 def write_fixture():

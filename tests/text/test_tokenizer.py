@@ -372,6 +372,31 @@ def test_padding_to_a_multiple(tokenizer):
     assert tokenizer("a b", pad_to_multiple_of=3).input_ids == [2, 5, 6, 3]
 
 
+def test_pad_what_is_encoded(tokenizer):
+    rows = [{**tokenizer("a b", return_special_tokens_mask=True), "labels": 1}, {**tokenizer("c"), "labels": 0}]
+    rows[1]["special_tokens_mask"] = [1, 0, 1]
+    padded = tokenizer.pad(rows, return_tensors="np")
+    assert padded.input_ids.tolist() == [[2, 5, 6, 3], [2, 7, 3, 0]]
+    assert padded.attention_mask.tolist() == [[1, 1, 1, 1], [1, 1, 1, 0]]
+    assert padded.special_tokens_mask.tolist() == [[1, 0, 0, 1], [1, 0, 1, 1]]
+    assert padded.labels.tolist() == [1, 0]
+    assert tokenizer.pad({"input_ids": [[2, 3], [2]]}, padding_side="left") == {
+        "input_ids": [[2, 3], [0, 2]],
+        "attention_mask": [[1, 1], [0, 1]],
+    }
+    assert tokenizer.pad({"input_ids": np.array([2, 3])}, pad_to_multiple_of=4).input_ids == [2, 3, 0, 0]
+    for wrong, message in (
+        ({"ids": [1]}, "expected a dict with input_ids"),
+        ([5], r"expected a dict with input_ids.*\[5\]"),
+        ([{"input_ids": [1]}, {}], "differ in their entries"),
+        ({"input_ids": [[1], [2]], "labels": [1]}, "several numbers of rows"),
+    ):
+        with pytest.raises(InputError, match=message):
+            tokenizer.pad(wrong)
+    with pytest.raises(InputError, match="several lengths"):
+        tokenizer.pad({"input_ids": [[1], [2, 3]]}, padding=False, return_tensors="np")
+
+
 def test_fields_by_attribute(tokenizer):
     encoding = tokenizer("a")
     assert encoding.input_ids == encoding["input_ids"] == [2, 5, 3]

@@ -12,7 +12,14 @@ import pytest
 import minissl
 from minissl.errors import InputError
 from minissl.text.tokenizer import BertTokenizer
-from minissl.text.wordpiece import SPECIAL_TOKENS, longest_match, split_words, train_wordpiece
+from minissl.text.wordpiece import (
+    SPECIAL_TOKENS,
+    align_words,
+    longest_match,
+    normalize,
+    split_words,
+    train_wordpiece,
+)
 
 TEXTS = [
     "The cat sat on the mat; the cats sat on the mats, and the rat sat on the cat.",
@@ -187,6 +194,25 @@ def test_every_character_does_the_same_on_every_python(options):
     points = [*range(0xD800), *range(0xE000, 0x20000), *range(0xE0000, 0xE0200)]
     words = split_words(" ".join(f"a{chr(point)}b" for point in points), **options)
     assert hashlib.sha256(" ".join(words).encode()).hexdigest() == CHARACTER_HASHES[options["lowercase"]]
+
+
+@pytest.mark.parametrize("lowercase", [True, False])
+@pytest.mark.parametrize("strip_accents", [True, False])
+def test_aligned_words_are_the_words(lowercase, strip_accents):
+    points = [*range(0x21, 0xD800), *range(0xE000, 0x20000), *range(0xE0000, 0xE0200), *range(0x2F800, 0x2FA20)]
+    options = {"lowercase": lowercase, "strip_accents": strip_accents}
+    points = points[1 + lowercase + 2 * strip_accents :: 7]  # another part in each setting
+    for start in range(0, len(points), 97):
+        text = "".join(f"{chr(point)}a" for point in points[start : start + 97])
+        text = text.translate({ord(space): None for space in text if space.isspace()})
+        aligned = align_words(text, **options)
+        assert [word for word, _ in aligned] == split_words(text, **options)
+        assert all(len(word) == len(places) for word, places in aligned)
+        letters = [place for word, places in aligned for character, place in zip(word, places, strict=True)
+                   if character == "a"]  # fmt: skip
+        assert set(letters) >= {place for place, character in enumerate(text) if character == "a"}
+        again = normalize(text, **options)
+        assert split_words(again, **options) == split_words(text, **options)
 
 
 def test_a_real_text_fills_the_vocabulary():
