@@ -48,10 +48,13 @@ def array_module(x: Any) -> ArrayLibrary:
     return cast(ArrayLibrary, np)
 
 
-def require_ids(ids: Array, size: int, what: str) -> None:
+def require_ids(
+    ids: Array, size: int, what: str, slip: str = "do the tokenizer and the model belong together?"
+) -> None:
     """Refuse ids outside 0 … size-1: NumPy wraps a negative index and CuPy wraps them all, into a wrong result.
 
     Looks at host arrays only. Device arrays were checked on the host before they were moved; looking would synchronise.
+    `slip` is the likely mistake, for the message.
     """
     if not isinstance(ids, np.ndarray) or ids.size == 0:
         return
@@ -60,9 +63,6 @@ def require_ids(ids: Array, size: int, what: str) -> None:
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= size:
         bad = low if low < 0 else high
-        slip = (
-            "-100 marks what is ignored: leave it out"
-            if bad == -100
-            else "do the tokenizer and the model belong together?"
-        )
+        if bad == -100:
+            slip = "-100 marks what is ignored: leave it out"
         raise InputError(f"{what}: {bad} is outside 0 … {size - 1}; {slip}")

@@ -16,6 +16,7 @@ from minissl import ops
 from minissl.backend import Array
 
 B, H, T, S, K, D, F, V, M = 2, 3, 4, 5, 6, 7, 8, 11, 9
+SIDE = 4  # of a patch
 KINK = 0.05
 
 Inputs = dict[str, Any]
@@ -128,6 +129,66 @@ def _masked_error(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
         yield f"{len(shape)}-D, count {count}", {**arrays, "count": count}
 
 
+def _patchify(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
+    for leading in ((), (B,), (B, T)):
+        images = rng.standard_normal((*leading, 5, 3 * SIDE, 2 * SIDE))
+        yield f"{len(leading) + 3}-D", {"images": images, "side": SIDE}
+    yield "grey, one patch", {"images": rng.standard_normal((B, 1, SIDE, SIDE)), "side": SIDE}
+
+
+def _unpatchify(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
+    for leading in ((), (B,), (B, T)):
+        patches = rng.standard_normal((*leading, 6, SIDE**2 * 5))
+        yield f"{len(leading) + 2}-D", {"patches": patches, "side": SIDE, "size": (3 * SIDE, 2 * SIDE)}
+
+
+def _pixel_shuffle(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
+    for label, inputs in _unpatchify(rng):
+        yield label, {"x": inputs.pop("patches"), **inputs}
+
+
+def _patch_embedding(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
+    for leading, channels in (((), 5), ((B,), 5), ((B, T), 1)):
+        arrays = {"images": rng.standard_normal((*leading, channels, 3 * SIDE, 2 * SIDE))}
+        arrays["weight"] = rng.standard_normal((D, channels, SIDE, SIDE))
+        yield f"{len(leading) + 3}-D, {channels} channel(s)", {**arrays, "bias": rng.standard_normal(D)}
+
+
+def _permutations(rng: np.random.Generator, rows: int, number: int) -> Array:
+    return np.argsort(rng.random((rows, number)), axis=1)
+
+
+def _gather_patches(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
+    for kept in (S, 2, 1):
+        ids = _permutations(rng, B, S)[:, :kept]
+        yield f"{kept} of {S}", {"x": rng.standard_normal((B, S, D)), "ids": ids}
+
+
+def _restore_patches(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
+    for kept in (3, 1):
+        arrays = {"visible": rng.standard_normal((B, kept, D)), "mask_token": rng.standard_normal(D)}
+        yield f"{kept} of {F}", {**arrays, "ids": _permutations(rng, B, F)}
+
+
+def _mask_patches(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
+    for shape in ((S,), (B, S), (B, T, S)):
+        mask = rng.random(shape) < 0.6
+        mask.flat[0], mask.flat[-1] = True, False
+        arrays = {"x": rng.standard_normal((*shape, D)), "mask_token": rng.standard_normal(D)}
+        yield f"{len(shape) + 1}-D", {**arrays, "mask": mask}
+
+
+def _normalise_patches(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
+    for shape, eps in (((D,), 1e-6), ((T, D), 0.5), ((B, T, D), 1e-6)):
+        yield f"{len(shape)}-D, eps {eps:g}", {"patches": 1 + rng.standard_normal(shape), "eps": eps}
+
+
+def _interpolate_positions(rng: np.random.Generator) -> Iterator[tuple[str, Inputs]]:
+    for grid, new_grid in (((3, 5), (4, 7)), ((5, 4), (2, 3)), ((1, 6), (1, 8)), ((2, 3), (2, 3))):
+        table = rng.standard_normal((1 + grid[0] * grid[1], D))
+        yield f"{grid} to {new_grid}", {"table": table, "grid": grid, "new_grid": new_grid}
+
+
 def off_zero(x: Array) -> Array:
     """Move every entry away from zero by KINK."""
     return x + np.copysign(KINK, x)
@@ -152,4 +213,13 @@ CASES: dict[str, Callable[[np.random.Generator], Iterator[tuple[str, Inputs]]]] 
     "masked_cross_entropy": _masked_cross_entropy,
     "masked_mse": _masked_error,
     "masked_l1": _masked_error,
+    "patchify": _patchify,
+    "unpatchify": _unpatchify,
+    "pixel_shuffle": _pixel_shuffle,
+    "patch_embedding": _patch_embedding,
+    "gather_patches": _gather_patches,
+    "restore_patches": _restore_patches,
+    "mask_patches": _mask_patches,
+    "normalise_patches": _normalise_patches,
+    "interpolate_positions": _interpolate_positions,
 }

@@ -24,12 +24,12 @@ MASKS = ("none", "padding", "causal", "random", "rows hidden")
 def random_cases(n: int, seed: int = 0) -> Iterator[Case]:
     """Yield n cases, the ops of `minissl.ops` in turn; case number i depends on `seed` and i alone.
 
-    Drawn for each: 1 to 4 axes of 2 to 7, now and then of 1; float64, float32 or float16; C or Fortran order, every
-    second entry of a larger array, or one read backwards; values of order 1, 1e-3 or 1e3; the integer type of ids,
-    which may repeat; masks (none, padding, causal, random, whole rows hidden); dropout; eps; count given or not.
-    ReLU and L1 come near their kinks, and onto them. A check proves nothing where a true gradient is zero throughout,
-    so that is not drawn: no softmax over one entry, no layer norm over two (always ±1 but for eps), no tanh saturated
-    everywhere.
+    Drawn for each: 1 to 4 axes of 2 to 7, now and then of 1 (images are larger); float64, float32 or float16; C or
+    Fortran order, every second entry of a larger array, or one read backwards; values of order 1, 1e-3 or 1e3; the
+    integer type of ids, which may repeat; masks (none, padding, causal, random, whole rows hidden); dropout; eps; count
+    given or not. ReLU and L1 come near their kinks, and onto them. A check proves nothing where a true gradient is zero
+    throughout, so that is not drawn: no softmax over one entry, no layer norm over two (always ±1 but for eps), no tanh
+    saturated everywhere.
 
     Raises InputError for n < 1.
     """
@@ -244,6 +244,68 @@ def _masked_error(draw: Draw) -> Inputs:
     return {**arrays, "count": draw.count(len(positions))}
 
 
+def _grid(draw: Draw) -> tuple[int, tuple[int, int]]:
+    """Draw the side of a patch, and the size of an image that divides into some."""
+    side = draw.size(2, 3)
+    return side, (side * draw.size(1, 3), side * draw.size(1, 3))
+
+
+def _patchify(draw: Draw) -> Inputs:
+    side, size = _grid(draw)
+    return {"images": draw.normal(*draw.leading(2), draw.size(1, 4), *size), "side": side}
+
+
+def _patches(draw: Draw) -> Inputs:
+    side, (height, width) = _grid(draw)
+    shape = *draw.leading(2), height // side * (width // side), side**2 * draw.size(1, 4)
+    return {"patches": draw.normal(*shape), "side": side, "size": (height, width)}
+
+
+def _pixel_shuffle(draw: Draw) -> Inputs:
+    inputs = _patches(draw)
+    return {"x": inputs.pop("patches"), **inputs}
+
+
+def _patch_embedding(draw: Draw) -> Inputs:
+    inputs, d = _patchify(draw), draw.size()
+    weight = draw.normal(d, inputs["images"].shape[-3], inputs["side"], inputs["side"])
+    return {"images": inputs["images"], "weight": weight, "bias": draw.normal(d)}
+
+
+def _permutations(draw: Draw, rows: int, number: int) -> Array:
+    ids = np.argsort(draw.rng.random((rows, number)), axis=1)
+    return np.asarray(ids).astype(str(draw.rng.choice(ID_DTYPES)))
+
+
+def _gather_patches(draw: Draw) -> Inputs:
+    rows, number = draw.size(1, 4), draw.size()
+    kept = _permutations(draw, rows, number)[:, : draw.size(1, number)]
+    return {"x": draw.normal(rows, number, draw.size()), "ids": kept}
+
+
+def _restore_patches(draw: Draw) -> Inputs:
+    rows, number, d = draw.size(1, 4), draw.size(), draw.size()
+    visible = draw.normal(rows, draw.size(1, number - 1), d)
+    return {"visible": visible, "mask_token": draw.normal(d), "ids": _permutations(draw, rows, number)}
+
+
+def _mask_patches(draw: Draw) -> Inputs:
+    shape, d = (*draw.leading(2), draw.size()), draw.size()
+    mask = draw.rng.random(shape) < 0.6
+    mask.flat[0], mask.flat[-1] = True, False  # one hidden and one not: neither gradient is zero throughout
+    return {"x": draw.normal(*shape, d), "mask_token": draw.normal(d), "mask": mask}
+
+
+def _normalise_patches(draw: Draw) -> Inputs:
+    x = draw.rng.standard_normal((*draw.leading(), draw.size(3))) + draw.size(0, 2)
+    return {"patches": draw.lay_out(draw.order * x), "eps": float(draw.rng.choice((1e-6, 1e-5, 0.3)))}
+
+
+def _interpolate_positions(draw: Draw) -> Inputs:
+    grid, new_grid = ((draw.size(1, 5), draw.size(1, 5)) for _ in range(2))
+    return {"table": draw.normal(1 + grid[0] * grid[1], draw.size()), "grid": grid, "new_grid": new_grid}
+
+
 DRAW: dict[str, Callable[[Draw], Inputs]] = {
     "linear": _linear,
     "embedding": _embedding,
@@ -263,4 +325,13 @@ DRAW: dict[str, Callable[[Draw], Inputs]] = {
     "masked_cross_entropy": _masked_cross_entropy,
     "masked_mse": _masked_error,
     "masked_l1": _masked_error,
+    "patchify": _patchify,
+    "unpatchify": _patches,
+    "pixel_shuffle": _pixel_shuffle,
+    "patch_embedding": _patch_embedding,
+    "gather_patches": _gather_patches,
+    "restore_patches": _restore_patches,
+    "mask_patches": _mask_patches,
+    "normalise_patches": _normalise_patches,
+    "interpolate_positions": _interpolate_positions,
 }

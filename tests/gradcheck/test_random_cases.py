@@ -10,7 +10,7 @@ from minissl.errors import InputError
 from minissl.gradcheck import check
 from minissl.gradcheck.random_cases import DTYPES, ID_DTYPES, LAYOUTS, MASKS, random_cases
 
-MANY = list(random_cases(640, seed=3))
+MANY = list(random_cases(960, seed=3))
 
 
 def arrays(case):
@@ -47,11 +47,16 @@ def test_a_case_depends_on_seed_and_number_alone():
         assert any(a.shape != b.shape or (a != b).any() for a, b in zip(arrays(few), arrays(other), strict=False))
 
 
+LARGER = ("patch_embedding", "interpolate_positions")
+
+
 def test_what_the_docstring_promises_is_drawn():
     values = [v for case in MANY for v in floats(case)]
     assert {str(v.dtype) for v in values} == set(DTYPES)
-    assert {v.ndim for v in values} == {1, 2, 3, 4}
-    assert {n for v in values for n in v.shape} == {1, 2, 3, 4, 5, 6, 7, 8, 9}
+    plain = [v for case in MANY if "side" not in case.inputs and case.op not in LARGER for v in floats(case)]
+    assert {v.ndim for v in plain} == {1, 2, 3, 4}
+    assert {n for v in plain for n in v.shape} == {1, 2, 3, 4, 5, 6, 7, 8, 9}
+    assert {v.ndim for v in values} == {1, 2, 3, 4, 5}
     sizes = np.array([np.abs(v).max() for v in values])
     assert (sizes < 1e-2).any()
     assert (sizes > 100).any()
