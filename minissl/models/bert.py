@@ -12,13 +12,12 @@ import numpy as np
 from minissl.backend import Array, require_ids
 from minissl.errors import InputError
 from minissl.kernels import op
-from minissl.models.pretrained import LearningModel, ModelOutput, PreTrainedConfig, PreTrainedModel, check_dtype
+from minissl.models.labels import LabelledConfig
+from minissl.models.pretrained import LearningModel, ModelOutput, PreTrainedModel, as_array, check_dtype
 from minissl.nn import Dropout, Embedding, Grads, Init, LayerNorm, Linear, Module, TransformerLayer, activation
 from minissl.pretext.mlm import IGNORE
 
 MOST_LABELS = 1_000_000  # each has a name in the configuration
-PROBLEM_TYPES = ("single_label_classification", "regression", "multi_label_classification")
-
 tanh = op("tanh")
 take_positions = op("take_positions")
 masked_cross_entropy = op("masked_cross_entropy")
@@ -43,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 @dataclass
-class BertConfig(PreTrainedConfig):
+class BertConfig(LabelledConfig):
     """The sizes and rates of a BERT, under Hugging Face's names; the defaults are BERT-base's."""
 
     model_type: ClassVar[str] = "bert"
@@ -65,54 +64,16 @@ class BertConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     layer_norm_eps: float = 1e-12
     pad_token_id: int = 0
-    num_labels: int = 2
-    id2label: dict[int, str] | None = None  # None: LABEL_0, LABEL_1, …
-    problem_type: str | None = None  # None: told from num_labels and the labels' dtype, as in Hugging Face
     classifier_dropout: float | None = None  # None: hidden_dropout_prob
 
     def __post_init__(self) -> None:
-        """Raise InputError for values that no BERT can have. `id2label` decides `num_labels` where it is given."""
-        if self.id2label is not None:
-            self.id2label = checked_labels(self.id2label)
-            self.num_labels = len(self.id2label)
+        """Raise InputError for values that no BERT can have."""
         super().__post_init__()
-        if self.num_labels > MOST_LABELS:
-            raise InputError(f"config: num_labels is {self.num_labels}, expected {MOST_LABELS:,} at most")
-        self.id2label = self.id2label or {i: f"LABEL_{i}" for i in range(self.num_labels)}
         if self.pad_token_id >= self.vocab_size:
             raise InputError(f"config: pad_token_id {self.pad_token_id} is outside the vocabulary of {self.vocab_size}")
-        if self.problem_type not in (None, *PROBLEM_TYPES):
-            raise InputError(
-                f"config: problem_type {self.problem_type!r} given, expected one of: {', '.join(PROBLEM_TYPES)}"
-            )
         rate = self.classifier_dropout
         if rate is not None and not (isinstance(rate, (int, float)) and 0 <= rate < 1):
             raise InputError(f"config: classifier_dropout is {rate!r}, expected a share, 0 or more and below 1")
-
-    @property
-    def label2id(self) -> dict[str, int]:
-        """The number of each label's name."""
-        return {label: i for i, label in (self.id2label or {}).items()}
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, labels under Hugging Face's two names for them; what is None is left out."""
-        fields = {name: value for name, value in super().to_dict().items() if value is not None}
-        fields.pop("num_labels")
-        labels = {str(i): label for i, label in fields["id2label"].items()}
-        return {**fields, "id2label": labels, "label2id": self.label2id}
-
-
-def checked_labels(id2label: Any) -> dict[int, str]:
-    """Return the labels under integer keys. Raises InputError unless they are named 0, 1, 2 … without a gap."""
-    try:
-        labels = {int(i): str(label) for i, label in dict(id2label).items()}
-    except (TypeError, ValueError) as error:
-        raise InputError(
-            f"config: id2label is {id2label!r}, expected numbers and names: {{0: 'bad', 1: 'good'}}"
-        ) from error
-    if not labels or sorted(labels) != list(range(len(labels))):
-        raise InputError(f"config: id2label has the numbers {sorted(labels)}, expected 0, 1, 2, … without a gap")
-    return dict(sorted(labels.items()))
 
 
 class BertInputs(NamedTuple):
@@ -457,14 +418,6 @@ def check_inputs(
     if empty.size:
         raise InputError(f"attention_mask: row {empty[0]} is all padding; every sequence needs a token to attend to")
     return BertInputs(ids, segments, positions, None if visible.all() else visible[:, None, None, :])
-
-
-def as_array(name: str, values: Any) -> Array:
-    """Return the values as an array. Raises InputError for rows of different lengths."""
-    try:
-        return np.asarray(values)
-    except ValueError as error:
-        raise InputError(f"{name}: the rows differ in length; pad them (the tokenizer's padding=True)") from error
 
 
 def check_targets(

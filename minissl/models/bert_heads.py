@@ -12,7 +12,6 @@ from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.models.bert import BertConfig, BertForPreTraining, BertInputs, BertModel, check_inputs
 from minissl.models.bert_tasks import (
-    Asked,
     Batch,
     MaskedLMTask,
     NextSentenceTask,
@@ -21,6 +20,7 @@ from minissl.models.bert_tasks import (
     Task,
     TokenTask,
 )
+from minissl.models.labels import Asked
 from minissl.models.pretrained import LearningModel, ModelOutput, check_dtype
 from minissl.nn import Grads, Init
 

@@ -2,63 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from minissl.backend import Array, require_ids
+from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.kernels import op
-from minissl.models.bert import BertConfig, BertModel, MaskedLMHead, as_array
-from minissl.models.pretrained import ModelOutput
+from minissl.models.bert import BertConfig, BertModel, MaskedLMHead
+from minissl.models.labels import (
+    Asked,
+    asked_classes,
+    asked_labels,
+    classify_backward,
+    classify_forward,
+    label_loss_backward,
+    label_loss_forward,
+)
+from minissl.models.pretrained import ModelOutput, as_array
 from minissl.nn import Dropout, Grads, Init, Linear, Module
 from minissl.pretext.mlm import IGNORE
 
 take_positions = op("take_positions")
-cross_entropy = op("cross_entropy")
 masked_cross_entropy = op("masked_cross_entropy")
-masked_mse = op("masked_mse")
-binary_cross_entropy = op("binary_cross_entropy")
 
 Batch = dict[str, Array]
-
-
-class Asked(NamedTuple):
-    """What one loss asks: the rows of the scores that it looks at, the truth there, and what its sum divides by."""
-
-    positions: Array  # (M,) flat rows
-    truth: Array  # (M,) classes, or (M, C) numbers
-    divisor: int  # of the whole batch, where this is a share of it
-
-
-def asked_classes(name: str, labels: Any, classes: int, shape: tuple[int, ...] | None, count: int | None) -> Asked:
-    """Turn labels into the rows that are asked (not -100) and their classes, 0 … classes-1.
-
-    Raises InputError where the shape is not `shape`, a label is no class, or nothing is asked (with no `count`).
-    """
-    labels = as_array(name, labels)
-    if shape is not None and labels.shape != shape:
-        raise InputError(f"{name}: shape {labels.shape} given, expected {shape}, as input_ids have it")
-    positions = np.flatnonzero(labels != IGNORE)
-    truth = labels.reshape(-1)[positions]
-    require_ids(truth, classes, f"{name} (of {classes} classes)")
-    if count is None and not len(positions):
-        raise InputError(f"{name}: none is asked (all are -100), so the loss has nothing to average over")
-    return Asked(positions, truth, len(positions) if count is None else count)
-
-
-def classify_forward(logits: Array, asked: Asked) -> tuple[Array, Any]:
-    """Cross-entropy of the asked rows of logits (…, C); nothing flows back to the others."""
-    rows, taken = take_positions.forward(logits, asked.positions)
-    loss, cache = cross_entropy.forward(rows, asked.truth, asked.divisor)
-    return loss, (taken, cache)
-
-
-def classify_backward(dloss: float, cache: Any) -> Array:
-    """dlogits (…, C)."""
-    taken, cache = cache
-    dlogits: Array = take_positions.backward(cross_entropy.backward(dloss, cache), taken)
-    return dlogits
 
 
 class Task(Module):
@@ -125,29 +93,8 @@ class SequenceTask(Task):
         if name not in batch:
             return {}
         count = None if counts is None else counts[self.name]
-        labels = as_array(name, batch[name])
-        if self._problem(labels) == "single_label_classification":
-            if labels.ndim == 2 and labels.shape[1] == 1:
-                labels = labels[:, 0]
-            return {self.name: asked_classes(name, labels, self.classes, shape and shape[:1], count)}
-        if labels.ndim == 1 and self.classes == 1:
-            labels = labels[:, None]
-        rows = len(labels) if shape is None else shape[0]
-        if labels.shape != (rows, self.classes):
-            raise InputError(f"{name}: shape {labels.shape} given, expected (rows, labels) = {(rows, self.classes)}")
-        if labels.dtype.kind not in "biuf" or not np.isfinite(labels).all():
-            raise InputError(f"{name}: expected finite numbers, got {labels.dtype} with NaN, infinity or no numbers")
-        if self._problem(labels) != "regression" and ((labels < 0) | (labels > 1)).any():
-            raise InputError(f"{name}: expected 0 (no) or 1 (yes) for each label, or a share between them")
-        return {self.name: Asked(np.arange(rows), labels, rows if count is None else count)}
-
-    def _problem(self, labels: Array) -> str:
-        """What is asked, told as Hugging Face tells it where the configuration does not say."""
-        if self.problem is not None:
-            return self.problem
-        if self.classes == 1:
-            return "regression"
-        return "single_label_classification" if labels.dtype.kind in "iu" else "multi_label_classification"
+        rows = None if shape is None else shape[0]
+        return {self.name: asked_labels(name, batch[name], self.classes, self.problem, rows, count)}
 
     def forward(
         self, bert: BertModel, hidden: Array, asked: dict[str, Asked], rng: np.random.Generator | None
@@ -156,27 +103,17 @@ class SequenceTask(Task):
         pooled, pooler_cache = bert.pooler.forward(hidden)
         dropped, dropout_cache = self.dropout.forward(pooled, rng)
         logits, linear_cache = self.classifier.forward(dropped)  # (B, C)
-        loss, loss_cache, loss_backward = self._loss(logits, asked[self.name])
-        return {self.name: loss}, (hidden.shape, pooler_cache, dropout_cache, linear_cache, loss_cache, loss_backward)
+        loss, loss_cache = label_loss_forward(logits, asked[self.name])
+        return {self.name: loss}, (hidden.shape, pooler_cache, dropout_cache, linear_cache, loss_cache)
 
     def backward(self, bert: BertModel, dloss: float, cache: Any, grads: Grads) -> Array:
         """Only the first position, [CLS], gets a gradient."""
-        shape, pooler_cache, dropout_cache, linear_cache, loss_cache, loss_backward = cache
-        dlogits = loss_backward(dloss, loss_cache)
+        shape, pooler_cache, dropout_cache, linear_cache, loss_cache = cache
+        dlogits = label_loss_backward(dloss, loss_cache)
         dpooled = self.dropout.backward(self.classifier.backward(dlogits, linear_cache, grads), dropout_cache)
         dhidden = np.zeros(shape, dpooled.dtype)
         dhidden[:, 0] = bert.pooler.backward(dpooled, pooler_cache, grads)
         return dhidden
-
-    def _loss(self, logits: Array, asked: Asked) -> tuple[Array, Any, Any]:
-        if asked.truth.ndim == 1:
-            return *classify_forward(logits, asked), classify_backward
-        truth = asked.truth.astype(logits.dtype)
-        if self._problem(asked.truth) == "regression":
-            loss, cache = masked_mse.forward(logits, truth, asked.positions, asked.divisor)
-            return loss, cache, lambda dloss, cache: masked_mse.backward(dloss, cache)[0]  # the truth is not trained
-        loss, cache = binary_cross_entropy.forward(logits, truth, asked.divisor)
-        return loss, cache, lambda dloss, cache: binary_cross_entropy.backward(dloss, cache)[0]
 
     def answer(self, bert: BertModel, encoded: ModelOutput) -> dict[str, Array]:
         """`logits` (B, C)."""
@@ -184,7 +121,7 @@ class SequenceTask(Task):
 
     def loss_of(self, answer: dict[str, Array], asked: dict[str, Asked]) -> Any:
         """Evaluate the loss."""
-        return self._loss(answer["logits"], asked[self.name])[0]
+        return label_loss_forward(answer["logits"], asked[self.name])[0]
 
 
 class NextSentenceTask(SequenceTask):
@@ -312,7 +249,7 @@ class MaskedLMTask(Task):
         self, bert: BertModel, hidden: Array, asked: dict[str, Asked], rng: np.random.Generator | None
     ) -> tuple[dict[str, Array], Any]:
         """hidden (B, T, D) -> one loss; only the M masked positions are decoded."""
-        positions, ids, count = asked[self.name]
+        positions, ids, count, _ = asked[self.name]
         h, taken = take_positions.forward(hidden, positions)  # (M, D)
         h, head = self.predictions.forward(h)
         decoder = bert.embeddings.word_embeddings.weight.data

@@ -52,9 +52,9 @@ class PreTrainedConfig:
             if default is None:  # the family's own check
                 continue
             kind = (int, float) if isinstance(default, float) else type(default)
-            if not isinstance(value, kind) or isinstance(value, bool):
+            if not isinstance(value, kind) or isinstance(value, bool) != isinstance(default, bool):
                 raise InputError(f"config: {field.name} is {value!r}, expected something like {default!r}")
-            if isinstance(default, (int, float)) and not value >= min(int(default), 1):
+            if kind in (int, (int, float)) and not value >= min(int(default), 1):
                 raise InputError(f"config: {field.name} is {value!r}, expected {min(int(default), 1)} or more")
             if isinstance(default, float) and value > MOST_RATE:
                 raise InputError(f"config: {field.name} is {value!r}, expected {MOST_RATE:,} at most")
@@ -229,3 +229,11 @@ def check_dtype(dtype: str) -> None:
     """Raise InputError for a dtype that models are not held in."""
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} given, expected one of: {', '.join(DTYPES)}")
+
+
+def as_array(name: str, values: Any, slip: str = "pad them (the tokenizer's padding=True)") -> Array:
+    """Return the values as an array. Raises InputError for rows of different lengths."""
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise InputError(f"{name}: the rows differ in length; {slip}") from error

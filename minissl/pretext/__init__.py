@@ -1,19 +1,24 @@
-"""What is hidden and what is asked: masked tokens, sentence pairs, spans to find, a language of known best loss."""
+"""What is hidden and what is asked: masked tokens and patches, sentence pairs, spans, a language of known best loss."""
 
 from minissl.pretext.hmm import HiddenMarkovModel
 from minissl.pretext.mlm import IGNORE, mask_tokens, number_to_mask
 from minissl.pretext.nsp import Pairs, make_pairs, make_segments
+from minissl.pretext.patches import HiddenPatches, hide_patches, mask_blocks, number_to_keep
 from minissl.pretext.span_selection import SpanQuestions, make_span_questions, unlikely_answers
 
 __all__ = [
     "IGNORE",
     "HiddenMarkovModel",
+    "HiddenPatches",
     "Pairs",
     "SpanQuestions",
+    "hide_patches",
     "make_pairs",
     "make_segments",
     "make_span_questions",
+    "mask_blocks",
     "mask_tokens",
+    "number_to_keep",
     "number_to_mask",
     "unlikely_answers",
 ]
