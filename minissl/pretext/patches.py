@@ -25,9 +25,7 @@ def hide_patches(noise: Array, rate: float = 0.75) -> HiddenPatches:
     Raises InputError for a rate at which nothing is kept, or noise that is not (B, N).
     """
     if noise.ndim != 2 or not np.isfinite(noise).all():
-        raise InputError(
-            f"noise: shape {noise.shape} given, expected a finite number for each patch, (images, patches)"
-        )
+        raise InputError(f"noise: shape {noise.shape} given, expected finite numbers (images, patches), one a patch")
     number = noise.shape[1]
     kept = number_to_keep(number, rate)
     shuffle = np.argsort(noise, axis=1, kind="stable")
