@@ -52,8 +52,9 @@ class BertTokenizer:
     """Text to ids and back.
 
     The vocabulary comes from `vocab_file` (one token a line) or `vocab`, a list of tokens or a dict token → id.
-    `strip_accents=None` follows `do_lower_case`. Attributes: `vocab`, token → id; `word_start`, for each id whether it
-    begins a word (False for "##" pieces), shape (V,).
+    `strip_accents=None` follows `do_lower_case`. `added_tokens` are found in the text before any word is cut, as the
+    special tokens are; those that the vocabulary lacks get the ids after it. Attributes: `vocab`, token → id;
+    `word_start`, for each id whether it begins a word (False for "##" pieces), shape (V,).
     InputError: no vocabulary or two, a broken one, or one that lacks a special token.
     """
 
