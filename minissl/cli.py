@@ -98,6 +98,17 @@ def _finetune_qa(a: argparse.Namespace) -> int:
     return 0
 
 
+def _finetune_tasks(a: argparse.Namespace) -> int:
+    from minissl.finetuning.loop import FinetuneOptions
+    from minissl.recipes.pretrain import next_folder
+    from minissl.recipes.several_tasks import TasksOptions, report, several_tasks
+
+    options, training = _split(_chosen(a, "run", "out"), TasksOptions, FinetuneOptions)
+    folder = Path(a.out) if a.out else next_folder("tasks")
+    print(report(several_tasks(options, training, folder, print), folder))
+    return 0
+
+
 def _label_efficiency(a: argparse.Namespace) -> int:
     from minissl.finetuning.loop import FinetuneOptions
     from minissl.recipes.label_efficiency import NUMBERS, PICTURE, EfficiencyOptions, label_efficiency
@@ -358,6 +369,24 @@ def _add_finetune_tasks(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--longest-answer", type=int, help="tokens in an answer at most (default 30)")
     p.add_argument("--seed", type=int, help="fixes everything that is random but the split (default 0)")
     _add_training(p)
+
+    p = task(
+        "tasks", _finetune_tasks, "Several tasks at once: one encoder, a head for each, and each alone beside it.",
+        "minissl finetune tasks --model runs/docs-1 --task sentiment=SST2/ --task topic=squad.json.gz",
+    )  # fmt: skip
+    p.add_argument("--model", required=True, help="a pre-training run's folder, or one that Hugging Face wrote")
+    p.add_argument(
+        "--task", dest="tasks", action="append", default=[], metavar="NAME=PATH",
+        help="a TSV or CSV of texts and labels, a folder with train.tsv, or SQuAD's JSON (which article a question is "
+        "of); give two or more",
+    )  # fmt: skip
+    p.add_argument(
+        "--weight", dest="weights", action="append", metavar="NAME=W", help="what a task's loss counts (default 1)"
+    )
+    p.add_argument("--masked-words", type=float, metavar="W", help="masked words of all the texts too, counting W")
+    _add_training(p)
+    _add_word_dropout(p)
+    p.add_argument("--seed", type=int, help="fixes everything that is random (default 0)")
 
     p = task(
         "label-efficiency", _label_efficiency, "What pre-training is worth: accuracy on few and many labels.",

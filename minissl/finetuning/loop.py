@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -82,14 +82,15 @@ def layer_factors(model: Any, decay: float) -> dict[str, float]:
 
 
 def finetune(
-    model: Any, options: FinetuneOptions, batches: Callable[[int], list[Batch]],
+    model: Any, options: FinetuneOptions, batches: Callable[[int], Sequence[Batch | list[Batch]]],
     evaluate: Callable[[Workers], Mapping[str, float]], *, better: str, landmarks: str = "",
 ) -> list[Epoch]:  # fmt: skip
     """Train `model` (any `Trainable`) for some passes, each over `batches(pass)`, and measure after each.
 
-    `batches` returns equally many batches for each pass, 0, 1, …; the rate falls to 0 over all of them. `evaluate` is
-    called between passes, with the threads to share its work over; `better` names the one of its numbers that early
-    stopping wants high. The progress bar shows the loss, and `landmarks` beside it.
+    `batches` returns equally many batches for each pass, 0, 1, …, one for each update, or a list of micro-batches; the
+    rate falls to 0 over all of them. `evaluate` is called between passes, with the threads to share its work over;
+    `better` names the one of its numbers that early stopping wants high. The progress bar shows the loss, and
+    `landmarks` beside it.
     Raises Interrupted on Ctrl-C, once the step has ended; InputError where the loss is no longer finite.
     """
     from tqdm import tqdm
@@ -133,9 +134,9 @@ def best_epoch(epochs: list[Epoch], better: str) -> int:
     return max(epochs, key=lambda epoch: (epoch.heldout[better], -epoch.number)).number
 
 
-def _step(trainer: Trainer, batch: Batch) -> StepRecord:
+def _step(trainer: Trainer, batch: Batch | list[Batch]) -> StepRecord:
     try:
-        return trainer.train_step([batch])
+        return trainer.train_step(batch if isinstance(batch, list) else [batch])
     except NonFiniteError as error:
         raise InputError(f"{error}; the usual slip is a learning rate that is too high") from error
 

@@ -102,3 +102,22 @@ def plot_label_efficiency(curves: Sequence[Curve], majority: float, title: str, 
         axes.set_title(title, loc="left", fontweight="bold")
         label_right(axes, ends)
         save(figure, path)
+
+
+def plot_tasks(accuracy: Mapping[str, Mapping[str, float]], path: str | Path) -> None:
+    """Draw each task's accuracy, trained together and alone, beside its bag of words and most frequent label."""
+    bars = {"together": BLUE, "alone": PALE, "bag of words": GREY, "majority": "#c9cbcf"}
+    with style():
+        figure = Figure(figsize=(3.0 + 3.2 * len(accuracy), 5.4), layout=ConstrainedLayoutEngine(h_pad=0.1))
+        axes = figure.subplots()
+        for i, (name, colour) in enumerate(bars.items()):
+            at = np.arange(len(accuracy)) + 0.2 * (i - 1.5)
+            drawn = axes.bar(at, [scores[name] for scores in accuracy.values()], 0.18, color=colour, label=name)
+            axes.bar_label(drawn, fmt=lambda value: f"{value:.0%}", fontsize=11, padding=2)
+        axes.set_xticks(range(len(accuracy)), list(accuracy))
+        axes.set_ylim(0, 1.08)
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_ylabel("held-out accuracy")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+        axes.set_title("Several tasks on one encoder", loc="left", fontweight="bold")
+        save(figure, path)

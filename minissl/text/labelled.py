@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minissl.errors import InputError
+from minissl.text.squad import read_squad
 
 TEXT_NAMES = ("text", "sentence", "review", "content")
 LABEL_NAMES = ("label", "labels", "class", "category", "sentiment", "target")
@@ -73,24 +74,49 @@ def load_labelled(source: str | Path, columns: Columns = FROM_THE_FILE) -> Label
     else:
         train_path, heldout_path = path, None
     train = read_labelled(train_path, columns)
+    names = _names(train, str(train_path))
+    if heldout_path is None:
+        return hold_out(train, str(train_path))
+    return LabelledParts(train, read_labelled(heldout_path, columns, names), names)
+
+
+def hold_out(labelled: Labelled, where: str) -> LabelledParts:
+    """Hold out a tenth of the rows, the same ones every time; each label stays where it can be learnt.
+
+    Raises InputError, beginning with `where`, for too few rows or labels.
+    """
+    names = _names(labelled, where)
+    count = len(labelled.labels) - max(1, round(HELDOUT_SHARE * len(labelled.labels)))
+    if len(names) > count:
+        raise InputError(f"{where}: too few rows of each label to hold some out; give a folder with train and dev")
+    kept = choose_rows(labelled.labels, count, np.random.default_rng(0))
+    heldout = sorted(set(range(len(labelled.labels))) - set(kept))
+    return LabelledParts(labelled.take(kept), labelled.take(heldout), names)
+
+
+def _names(train: Labelled, where: str) -> list[str]:
     names = sorted(set(train.labels), key=_in_order)
     if len(train.labels) < LEAST_ROWS:
-        raise InputError(f"{train_path}: {len(train.labels)} rows; at least {LEAST_ROWS} are needed to learn from")
+        raise InputError(f"{where}: {len(train.labels)} rows; at least {LEAST_ROWS} are needed to learn from")
     if len(names) < 2:
-        raise InputError(f"{train_path}: every row has the label {names[0]!r}; at least two labels are needed")
+        raise InputError(f"{where}: every row has the label {names[0]!r}; at least two labels are needed")
     if len(names) > max(20, len(train.labels) // 2):
         raise InputError(
-            f"{train_path}: {len(names)} different labels in {len(train.labels)} rows; are the columns swapped? "
+            f"{where}: {len(names)} different labels in {len(train.labels)} rows; are the columns swapped? "
             "Name them with --text-column and --label-column"
         )
-    if heldout_path is not None:
-        return LabelledParts(train, read_labelled(heldout_path, columns, names), names)
-    count = len(train.labels) - max(1, round(HELDOUT_SHARE * len(train.labels)))
-    if len(names) > count:
-        raise InputError(f"{train_path}: too few rows of each label to hold some out; give a folder with train and dev")
-    kept = choose_rows(train.labels, count, np.random.default_rng(0))
-    heldout = sorted(set(range(len(train.labels))) - set(kept))
-    return LabelledParts(train.take(kept), train.take(heldout), names)
+    return names
+
+
+def read_questions(path: str | Path) -> Labelled:
+    """SQuAD's questions, each labelled with the title of its article. Raises InputError as `read_squad` does."""
+    rows = [
+        (question.text.strip(), article.title)
+        for article in read_squad(path)
+        for question in article.questions
+        if question.text.strip()
+    ]
+    return Labelled([text for text, _ in rows], [title for _, title in rows])
 
 
 def read_labelled(path: str | Path, columns: Columns = FROM_THE_FILE, known: Sequence[str] | None = None) -> Labelled:

@@ -109,8 +109,10 @@ class Trainer:
 
     def _losses_and_gradient(self, micro_batches: list[Batch]) -> tuple[dict[str, float], Array, float]:
         """The losses, the gradient of their sum and its norm, all of them finite."""
-        each = [self.model.counts(batch) for batch in micro_batches]
-        counts = {name: sum(c[name] for c in each) for name in each[0]}
+        counts: dict[str, int] = {}  # micro-batches may ask different things
+        for batch in micro_batches:
+            for name, count in self.model.counts(batch).items():
+                counts[name] = counts.get(name, 0) + count
         losses = dict.fromkeys((name for name, count in counts.items() if count), 0.0)
         for micro, batch in enumerate(micro_batches):
             for share in self._run_shares(batch, counts, micro):
