@@ -32,6 +32,9 @@ def sharpen_likeness(model: BertForPreTraining | BertForTasks, factor: float = 2
 
     At BERT's scale a word attends to its like hardly more than to any other. A reader of questions first has to find
     the words that question and passage share, and so begins with it.
+
+    Measured in a pilot (3 layers, spans of `pretext/span_selection.py` at 64 tokens): of held-out questions the first
+    token is found of 19.5 % instead of 9.7 % after 250 of 750 steps, and of 21.2 % instead of 19.3 % after all.
     """
     for projection in (model.bert.layers[0].attention.query, model.bert.layers[0].attention.key):
         projection.weight.data *= factor

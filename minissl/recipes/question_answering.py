@@ -263,10 +263,10 @@ def _finetune(
         replies = reply(model, watched_windows, options.reading, workers)
         return score(best_texts(watched, replies), watched)._asdict()
 
-    sentence = landmarks[SENTENCE].f1
+    beside = measure_landmarks(questions_of(data.train), watched) if data.watched else landmarks
     epochs = finetune(
         model, training, lambda number: windows.batches(number, training.batch_size), evaluate,
-        better="f1", landmarks=f"best sentence {sentence:.3f}",
+        better="f1", landmarks=f"best sentence {beside[SENTENCE].f1:.3f}",
     )  # fmt: skip
     chance = float(np.log(windows.windows.attention_mask.sum(axis=1)).mean())
     for epoch in epochs:
@@ -274,7 +274,7 @@ def _finetune(
         say(
             f"pass {epoch.number}: loss {loss:.3f} (any token alike: {chance:.3f}); "
             f"{'set aside' if data.watched else 'held out'}: exact match {epoch.heldout['exact_match']:.1%}, "
-            f"F1 {epoch.heldout['f1']:.1%}"
+            f"F1 {epoch.heldout['f1']:.1%} (best sentence {beside[SENTENCE].f1:.1%})"
         )
     return epochs
 
