@@ -26,6 +26,7 @@ from minissl.gradcheck.missing_terms import (
     makes_a_rarer_slip,
     makes_one_slip,
     skips_an_addend,
+    sums_over_the_wrong_axis,
 )
 from minissl.gradcheck.numerical import incorrect
 from minissl.gradcheck.positions import (
@@ -70,6 +71,7 @@ HYPOTHESES: list[Callable[[Evidence], Finding | None]] = [
     reads_dy_elsewhere,
     skips_an_addend,
     lacks_structured_term,
+    sums_over_the_wrong_axis,
     misses_one_entry_a_row,
     keeps_one_row,
     drops_outputs,

@@ -13,6 +13,7 @@ from minissl.gradcheck.slips import SUMS, find_rarer_slip, find_slip
 from minissl.gradcheck.trace import Slip
 
 MOST_USES = 8
+FEWEST_LEFT = 4  # numbers of a matrix that a row's part and a column's part do not explain
 
 
 def skips_an_addend(e: Evidence) -> Finding | None:
@@ -61,6 +62,33 @@ def lacks_structured_term(e: Evidence) -> Finding | None:
         if e.same(e.got, own):
             said = "is the diagonal of the Jacobian alone: each entry of x also changes the other entries of y"
             return e.finding("missing_term", said, axis=None, along="diagonal")
+    return None
+
+
+def sums_over_the_wrong_axis(e: Evidence) -> Finding | None:
+    """What is off is a sum along one axis for one along another, by itself or times an array at hand."""
+    missing = e.expected - e.got
+    arrays = {"": np.ones_like(missing), **e.known()}
+    if "y" in arrays:
+        with np.errstate(over="ignore"):
+            arrays["exp(y)"] = np.exp(arrays["y"])
+    for axis, other in itertools.combinations(range(e.x.ndim), 2):
+        n, m = e.x.shape[axis], e.x.shape[other]
+        if (n - 1) * (m - 1) * (e.x.size // max(n * m, 1)) < FEWEST_LEFT:
+            continue  # a sum of a row's and a column's part would fit anything
+        for name, array in arrays.items():
+            if np.abs(array).min() <= 1e-9 * np.abs(array).max():
+                continue
+            share = missing / array
+            across = share - share.mean(axis=axis, keepdims=True)
+            left = across - across.mean(axis=other, keepdims=True)
+            if e.same(missing, missing - left * array):
+                times = f", times {name}," if name else ""
+                said = (
+                    f"is off by something along axis {axis}{times} less something along axis {other}: is a sum, or a "
+                    "mean, taken over the wrong one of the two?"
+                )
+                return e.finding("missing_term", said, axes=(axis, other), along=name or "constant")
     return None
 
 

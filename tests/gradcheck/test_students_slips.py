@@ -211,3 +211,15 @@ def test_heads_merged_in_another_order():
 
     report = check(forward, lambda dy, c: dy.transpose(2, 0, 1).reshape(4, 6), {"x": normal(18, 4, 6)})
     assert named(report) == [("transposed", "x")]
+
+
+@pytest.mark.parametrize("axis", [-1, 0])
+def test_a_sum_over_the_wrong_axis(axis):
+    def softmax(x):
+        e = np.exp(x)
+        y = e / e.sum(axis=-1, keepdims=True)
+        return y, y
+
+    report = check(softmax, lambda dy, y: y * (dy - (dy * y).sum(axis=axis, keepdims=True)), {"x": normal(19, 3, 5)})
+    assert named(report) == ([("missing_term", "x")] if axis == 0 else [])
+    assert axis == -1 or "over the wrong one of the two" in report.findings[0].message
