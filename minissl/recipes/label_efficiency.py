@@ -20,6 +20,7 @@ from minissl.finetuning.loop import FinetuneOptions
 from minissl.finetuning.metrics import accuracy
 from minissl.recipes.pretrain import next_folder
 from minissl.recipes.sentiment import (
+    Baselines,
     Material,
     baselines,
     default_data,
@@ -80,17 +81,20 @@ def label_efficiency(
     if numbers[-1] > len(material.train.ids):
         raise InputError(f"--labels {numbers[-1]}: there are {len(material.train.ids):,} labelled texts")
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in NAMES}
-    majority = 0.0
+    marks: dict[tuple[int, ...], Baselines] = {}  # every seed learns from all the rows, and nothing in these is random
     for count in numbers:
         for seed in options.seeds:
-            found, majority = _compare(material, count, options, replace(training, seed=seed))
-            for name, score in zip(NAMES, found, strict=True):
+            rows = tuple(rows_for(material, count, seed))
+            if rows not in marks:
+                marks[rows] = baselines(material, list(rows))
+            found = _compare(material, list(rows), options, replace(training, seed=seed))
+            for name, score in zip(NAMES, (*found, marks[rows].bag_of_words), strict=True):
                 scores[name].setdefault(str(count), []).append(score)
         say(f"{count:,} labels: " + "; ".join(_said(name, scores[name][str(count)]) for name in NAMES))
     numbers_found = {
         "data": material.name,
         "heldout_rows": len(material.heldout.ids),
-        "majority": majority,
+        "majority": marks[rows].majority,
         "seeds": list(options.seeds),
         "accuracy": scores,
         "options": asdict(options),
@@ -102,11 +106,9 @@ def label_efficiency(
 
 
 def _compare(
-    material: Material, count: int, options: EfficiencyOptions, training: FinetuneOptions
-) -> tuple[tuple[float, float, float], float]:
-    """Accuracies of the three that learn from the same `count` rows, and that of the most frequent label."""
-    rows = rows_for(material, count, training.seed)
-    marks = baselines(material, rows)
+    material: Material, rows: list[int], options: EfficiencyOptions, training: FinetuneOptions
+) -> tuple[float, float]:
+    """Accuracy of the pre-trained model and of the one from scratch, both fine-tuned on the same rows."""
     pretrained, fresh = (
         train_arm(
             material,
@@ -119,7 +121,7 @@ def _compare(
         )
         for from_scratch in (False, True)
     )
-    return (accuracy(pretrained.confusion), accuracy(fresh.confusion), marks.bag_of_words), marks.majority
+    return accuracy(pretrained.confusion), accuracy(fresh.confusion)
 
 
 def _said(name: str, scores: list[float]) -> str:
