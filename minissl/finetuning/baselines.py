@@ -15,7 +15,7 @@ from minissl.errors import InputError
 from minissl.ops import cross_entropy_backward, cross_entropy_forward, softmax_forward
 from minissl.text.wordpiece import split_chunks, split_words
 
-PENALTIES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 1e-2)
+PENALTIES = (1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
 FOLDS = 5
 STEPS = 1000
 MEMORY = 10  # pairs of steps and gradient changes that L-BFGS remembers
