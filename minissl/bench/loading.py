@@ -32,11 +32,11 @@ print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """The time of one call; what it returns is let go after it."""
-    began = time.perf_counter()
+def seconds(call: Callable[[], object]) -> tuple[float, float]:
+    """The time of one call, by the clock and of the processor; what it returns is let go after it."""
+    began = time.perf_counter(), time.process_time()
     result = call()
-    took = time.perf_counter() - began
+    took = time.perf_counter() - began[0], time.process_time() - began[1]
     del result
     return took
 
@@ -67,10 +67,13 @@ def main(say: Callable[[str], None] = print) -> None:
             (seconds(path.read_bytes), seconds(lambda: BertForPreTraining.from_pretrained(folder)))
             for _ in range(ROUNDS + 2)
         ][2:]  # the first two warm up
-    read, load = (statistics.median(t) for t in zip(*times, strict=True))
-    ratios = sorted(b / a for a, b in times)
-    say(f"reading {read * 1e3:.0f} ms, loading {load * 1e3:.0f} ms (medians of {ROUNDS}, in turn)")
-    say(f"loading / reading, pair by pair: {statistics.median(ratios):.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f})")
+    for clock, what in enumerate(("by the clock", "of the processor")):
+        read, load = (statistics.median(pair[way][clock] for pair in times) for way in (0, 1))
+        ratios = sorted(pair[1][clock] / pair[0][clock] for pair in times)
+        say(
+            f"{what}: reading {read * 1e3:.0f} ms, loading {load * 1e3:.0f} ms (medians of {ROUNDS}, in turn); "
+            f"loading / reading {statistics.median(ratios):.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f})"
+        )
 
 
 if __name__ == "__main__":

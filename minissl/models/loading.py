@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import accumulate
+from mmap import ACCESS_COPY, mmap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from minissl.models.pretrained import PreTrainedModel
 
 MOST_DRAWN = 10  # numbers drawn anew for one in the file; beyond it, the config is not of this file
+ALIGNED = 64  # bytes; where an array may begin, for vector instructions
 FEW = 1 << 20  # numbers that may be drawn anew in any case
 
 
@@ -98,10 +101,11 @@ def load(model: PreTrainedModel, plan: Blueprint, checkpoint: Checkpoint, ignore
             f"{kind}: the config asks for {numbers} numbers that are not in {checkpoint.folder}, far more than are; "
             "is it this file's config?"
         )
+    wanted = [params[key] for key in read]
+    for param, data in zip(wanted, _allocate([plan.shapes[p] for p in wanted], wanted[0].data.dtype), strict=True):
+        param.data = data
     for key, name in sorted(read.items(), key=lambda item: _place(checkpoint, item[1])):
-        data = np.empty(plan.shapes[params[key]], params[key].data.dtype)
-        checkpoint.home[name].read_into(name, data)
-        params[key].data = data
+        checkpoint.home[name].read_into(name, params[key].data)
     for key, name in again:
         if not _equal(checkpoint, name, params[key].data):
             raise InputError(f"{kind}: {shown(name)} differs from {key}, to which it is tied here")
@@ -135,6 +139,20 @@ def match_names(model: PreTrainedModel, keys: list[str], checkpoint: Checkpoint)
         elif key.rpartition(".")[2] != "position_ids":
             unexpected.append(key)
     return found, unexpected
+
+
+def _allocate(shapes: list[tuple[int, ...]], dtype: np.dtype[Any]) -> list[Array]:
+    """Make the arrays as views of one anonymous mapping, which has pages like those of `read_bytes`.
+
+    For large arrays NumPy asks the system for huge pages. On a busy machine, making and zeroing those took a load of
+    440 MB between 0.1 and 0.6 s of processor time; ordinary pages take the 0.18 s of reading, every time.
+    """
+    starts = [0, *accumulate(-(-math.prod(shape) * dtype.itemsize // ALIGNED) * ALIGNED for shape in shapes)]
+    memory = mmap(-1, max(starts[-1], 1), access=ACCESS_COPY)  # private, not shared with processes forked later
+    return [
+        np.frombuffer(memory, dtype, math.prod(shape), start).reshape(shape)
+        for shape, start in zip(shapes, starts[:-1], strict=True)
+    ]
 
 
 def _place(checkpoint: Checkpoint, name: str) -> tuple[str, int]:

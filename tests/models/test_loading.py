@@ -1,6 +1,7 @@
 """What `from_pretrained` reads: names old and new, with and without a prefix, precisions, shards, what does not fit."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -370,3 +371,25 @@ def test_the_weights_are_in_memory_once(tmp_path):
     size = (tmp_path / "model.safetensors").stat().st_size
     done = subprocess.run([sys.executable, "-c", PEAK, tmp_path], capture_output=True, text=True, check=True)
     assert int(done.stdout) < 1.2 * size
+
+
+FORK = """
+import os, sys
+from minissl import BertForPreTraining
+words = BertForPreTraining.from_pretrained(sys.argv[1]).state_dict()["bert.embeddings.word_embeddings.weight"]
+before = words.copy()
+if os.fork() == 0:
+    words[...] = 0
+    os._exit(0)
+os.wait()
+print((words == before).all())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes fork on POSIX")
+def test_the_weights_are_the_process_s_own(folder):
+    done = subprocess.run([sys.executable, "-c", FORK, folder], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
+    assert all(
+        weight.ctypes.data % 64 == 0 for weight in BertForPreTraining.from_pretrained(folder).state_dict().values()
+    )
