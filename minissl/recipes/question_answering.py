@@ -1,4 +1,4 @@
-"""`minissl finetune qa`: a reader that answers questions from passages, beside three who have learnt nothing."""
+"""`minissl finetune qa`: a reader that answers questions from passages, beside what needs no learning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good answers are: SQuAD's exact match and F1, and the answers of three who have learnt nothing.
+"""How good answers are: SQuAD's exact match and F1; and the answers of a random span, a sentence and a person.
 
 The measures are those of Rajpurkar et al. 2016, section 6.1; that of a set is the mean over its questions.
 """
