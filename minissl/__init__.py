@@ -23,6 +23,13 @@ if TYPE_CHECKING:
         BertForTasks,
         BertForTokenClassification,
         BertModel,
+        ViTConfig,
+        ViTForImageClassification,
+        ViTForMaskedImageModeling,
+        ViTMAEConfig,
+        ViTMAEForPreTraining,
+        ViTMAEModel,
+        ViTModel,
     )
     from minissl.text import BertTokenizer, BertTokenizerFast
 
@@ -39,6 +46,13 @@ _HOME = {
     "BertTokenizer": "minissl.text",
     "BertTokenizerFast": "minissl.text",
     "InputError": "minissl.errors",
+    "ViTConfig": "minissl.models",
+    "ViTForImageClassification": "minissl.models",
+    "ViTForMaskedImageModeling": "minissl.models",
+    "ViTMAEConfig": "minissl.models",
+    "ViTMAEForPreTraining": "minissl.models",
+    "ViTMAEModel": "minissl.models",
+    "ViTModel": "minissl.models",
     "reference_ops": "minissl.kernels",
     "replace_op": "minissl.kernels",
 }
@@ -57,6 +71,13 @@ __all__ = [
     "BertTokenizer",
     "BertTokenizerFast",
     "InputError",
+    "ViTConfig",
+    "ViTForImageClassification",
+    "ViTForMaskedImageModeling",
+    "ViTMAEConfig",
+    "ViTMAEForPreTraining",
+    "ViTMAEModel",
+    "ViTModel",
     "reference_ops",
     "replace_op",
 ]

@@ -9,7 +9,9 @@ from minissl.models.bert_heads import (
     BertForTasks,
     BertForTokenClassification,
 )
+from minissl.models.mae import ViTMAEConfig, ViTMAEForPreTraining, ViTMAEModel
 from minissl.models.pretrained import ModelOutput, PreTrainedModel
+from minissl.models.vit import ViTConfig, ViTForImageClassification, ViTForMaskedImageModeling, ViTModel
 
 __all__ = [
     "BertConfig",
@@ -23,4 +25,11 @@ __all__ = [
     "BertModel",
     "ModelOutput",
     "PreTrainedModel",
+    "ViTConfig",
+    "ViTForImageClassification",
+    "ViTForMaskedImageModeling",
+    "ViTMAEConfig",
+    "ViTMAEForPreTraining",
+    "ViTMAEModel",
+    "ViTModel",
 ]

@@ -121,11 +121,13 @@ def match_names(model: PreTrainedModel, keys: list[str], checkpoint: Checkpoint)
     under a prefix, `bert.`, which the base model's own file lacks. The constant `position_ids` is passed over.
     Raises InputError where two stored names are one key.
     """
-    prefix, known = f"{model.config.model_type}.", set(keys)
+    prefix, known = f"{model.base_model_prefix or model.config.model_type}.", set(keys)
     found: dict[str, str] = {}
     unexpected = []
     for name in checkpoint.tensors:
         key = name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias")
+        for theirs, ours in model.spellings:
+            key = key.replace(theirs, ours)
         if key.removeprefix(prefix) in known:
             key = key.removeprefix(prefix)
         elif prefix + key in known:

@@ -44,6 +44,8 @@ class PreTrainedConfig:
 
     model_type: ClassVar[str]
     fixed: ClassVar[dict[str, Any]] = {}  # Hugging Face's settings that have one value here
+    relatives: ClassVar[tuple[str, ...]] = ()  # other families' model_types, whose encoder this family's models read
+    pairs: ClassVar[tuple[str, ...]] = ()  # fields that are one number, or two: (height, width)
 
     def __post_init__(self) -> None:
         """Raise InputError for a field of another type than its default, a size below 1, a negative or absurd rate."""
@@ -52,10 +54,12 @@ class PreTrainedConfig:
             if default is None:  # the family's own check
                 continue
             kind = (int, float) if isinstance(default, float) else type(default)
-            if not isinstance(value, kind) or isinstance(value, bool) != isinstance(default, bool):
-                raise InputError(f"config: {field.name} is {value!r}, expected something like {default!r}")
-            if kind in (int, (int, float)) and not value >= min(int(default), 1):
-                raise InputError(f"config: {field.name} is {value!r}, expected {min(int(default), 1)} or more")
+            pair = field.name in self.pairs and isinstance(value, (list, tuple)) and len(value) == 2
+            for one in value if pair else [value]:
+                if not isinstance(one, kind) or isinstance(one, bool) != isinstance(default, bool):
+                    raise InputError(f"config: {field.name} is {value!r}, expected something like {default!r}")
+                if kind in (int, (int, float)) and not one >= min(int(default), 1):
+                    raise InputError(f"config: {field.name} is {value!r}, expected {min(int(default), 1)} or more")
             if isinstance(default, float) and value > MOST_RATE:
                 raise InputError(f"config: {field.name} is {value!r}, expected {MOST_RATE:,} at most")
 
@@ -66,7 +70,7 @@ class PreTrainedConfig:
         Raises InputError where it describes another family of models or a value cannot be.
         """
         given = values.get("model_type", cls.model_type)
-        if given != cls.model_type:
+        if given not in (cls.model_type, *cls.relatives):
             raise InputError(f"config: model_type {given!r} given, {cls.__name__} expects {cls.model_type!r}")
         for name, does in cls.fixed.items():
             if values.get(name, does) != does:
@@ -96,6 +100,8 @@ class PreTrainedModel(Module):
 
     config_class: ClassVar[type[PreTrainedConfig]]
     renames: ClassVar[tuple[tuple[str, str], ...]] = ()  # replaced one after another in every name
+    base_model_prefix: ClassVar[str] = ""  # of the encoder's keys in a model with a head; "": the model_type
+    spellings: ClassVar[tuple[tuple[str, str], ...]] = ()  # how others spell a part of a stored key -> the key's own
     aliases: ClassVar[dict[str, str]] = {}  # second state-dict key of a tied weight -> its first
     config: PreTrainedConfig
 

@@ -6,8 +6,9 @@ dx = layer.backward(dy, cache, grads)       # parameter gradients are added to `
 
 from minissl.nn.attention import MultiHeadAttention
 from minissl.nn.feed_forward import FeedForward, activation
-from minissl.nn.layers import Dropout, Embedding, Init, LayerNorm, Linear, blueprint
+from minissl.nn.layers import Dropout, Embedding, Init, LayerNorm, Linear, XavierInit, blueprint
 from minissl.nn.module import Grads, Module, Param
+from minissl.nn.patches import PatchEmbedding
 from minissl.nn.transformer import TransformerLayer
 
 __all__ = [
@@ -21,7 +22,9 @@ __all__ = [
     "Module",
     "MultiHeadAttention",
     "Param",
+    "PatchEmbedding",
     "TransformerLayer",
+    "XavierInit",
     "activation",
     "blueprint",
 ]

@@ -34,12 +34,12 @@ class MultiHeadAttention(Module):
     Raises InputError where D does not divide into H heads.
     """
 
-    def __init__(self, d: int, heads: int, dropout: float, init: Init):
+    def __init__(self, d: int, heads: int, dropout: float, init: Init, qkv_bias: bool = True):
         if d % heads:
             raise InputError(f"attention: width {d} does not divide into {heads} heads; each head has width D/H")
-        self.query = Linear(d, d, init)
-        self.key = Linear(d, d, init)
-        self.value = Linear(d, d, init)
+        self.query = Linear(d, d, init, qkv_bias)
+        self.key = Linear(d, d, init, qkv_bias)
+        self.value = Linear(d, d, init, qkv_bias)
         self.out = Linear(d, d, init)
         self.heads = heads
         self.dropout = dropout
@@ -78,7 +78,7 @@ class MultiHeadAttention(Module):
         """
         xp = array_module(x)
         weight = xp.concatenate([layer.weight.data for layer in layers])  # (n D, D)
-        bias = xp.concatenate([layer.bias.data for layer in layers])
+        bias = xp.concatenate([layer.shift() for layer in layers])
         y, cache = linear.forward(x, weight, bias)
         return y.reshape(*x.shape[:2], len(layers), self.heads, -1).transpose(2, 0, 3, 1, 4), cache
 
@@ -90,5 +90,6 @@ class MultiHeadAttention(Module):
         d = dweight.shape[1]
         for i, layer in enumerate(layers):
             grads.add(layer.weight, dweight[i * d : (i + 1) * d])
-            grads.add(layer.bias, dbias[i * d : (i + 1) * d])
+            if layer.bias is not None:
+                grads.add(layer.bias, dbias[i * d : (i + 1) * d])
         return dx

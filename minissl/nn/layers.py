@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -10,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, array_module
 from minissl.errors import InputError
 from minissl.kernels import op
 from minissl.nn.module import Grads, Module, Param
@@ -79,9 +80,17 @@ class Init:
 
         return self._param(shape, True, draw)
 
-    def zeros(self, size: int) -> Param:
+    def token(self, *shape: int) -> Param:
+        """Draw a token's vector or a table of positions: as a matrix, but weight decay leaves it alone."""
+        return self._param(shape, False, lambda: (self.rng.standard_normal(shape) * self.std).astype(self.dtype))
+
+    def fixed(self, shape: tuple[int, ...], make: Callable[[], Array]) -> Param:
+        """Start with the numbers that `make` gives; a constant, where backward adds no gradient."""
+        return self._param(shape, False, lambda: make().reshape(shape).astype(self.dtype))
+
+    def zeros(self, *shape: int) -> Param:
         """Start a bias."""
-        return self._param((size,), False, lambda: np.zeros(size, self.dtype))
+        return self._param(shape, False, lambda: np.zeros(shape, self.dtype))
 
     def ones(self, size: int) -> Param:
         """Start a gain."""
@@ -92,22 +101,48 @@ class Init:
         return Param(draw(), decay) if plan is None else plan.param(shape, self.dtype, decay, draw)
 
 
-class Linear(Module):
-    """y = x Wᵀ + b, weight (d_out, d_in)."""
+@dataclass
+class XavierInit(Init):
+    """Matrices begin uniform within ±√(6/(fan_in + fan_out)) (Glorot & Bengio 2010), the rest as in `Init`.
 
-    def __init__(self, d_in: int, d_out: int, init: Init):
+    A convolution's weight (D, C, P, P) counts as the matrix (D, CP²) that it is.
+    """
+
+    def weight(self, *shape: int, zero_row: int | None = None) -> Param:
+        """Draw a matrix."""
+        bound = math.sqrt(6 / (shape[0] + math.prod(shape[1:])))
+
+        def draw() -> Array:
+            data = self.rng.uniform(-bound, bound, shape).astype(self.dtype)
+            if zero_row is not None:
+                data[zero_row] = 0
+            return data
+
+        return self._param(shape, True, draw)
+
+
+class Linear(Module):
+    """y = x Wᵀ + b, weight (d_out, d_in); with `bias` False b is 0 and not a parameter."""
+
+    def __init__(self, d_in: int, d_out: int, init: Init, bias: bool = True):
         self.weight = init.weight(d_out, d_in)
-        self.bias = init.zeros(d_out)
+        self.bias = init.zeros(d_out) if bias else None
+
+    def shift(self) -> Array:
+        """b, of zeros where it is not a parameter."""
+        weight = self.weight.data
+        return array_module(weight).zeros(len(weight), weight.dtype) if self.bias is None else self.bias.data
 
     def forward(self, x: Array) -> tuple[Array, Any]:
         """x (…, d_in) -> y (…, d_out)."""
-        return linear.forward(x, self.weight.data, self.bias.data)
+        return linear.forward(x, self.weight.data, self.shift())
 
     def backward(self, dy: Array, cache: Any, grads: Grads) -> Array:
         """dy (…, d_out) -> dx (…, d_in)."""
         dx, dweight, dbias = linear.backward(dy, cache)
         grads.add(self.weight, dweight)
-        grads.add(self.bias, dbias)
+        if self.bias is not None:
+            grads.add(self.bias, dbias)
         return dx
 
 

@@ -30,9 +30,9 @@ class TransformerLayer(Module):
 
     def __init__(
         self, d: int, heads: int, d_ff: int, act: str, dropout: float, attention_dropout: float, eps: float, init: Init,
-        pre_norm: bool = False,
+        pre_norm: bool = False, qkv_bias: bool = True,
     ):  # fmt: skip
-        self.attention = MultiHeadAttention(d, heads, attention_dropout, init)
+        self.attention = MultiHeadAttention(d, heads, attention_dropout, init, qkv_bias)
         self.attention_norm = LayerNorm(d, eps, init)
         self.feed_forward = FeedForward(d, d_ff, act, init)
         self.output_norm = LayerNorm(d, eps, init)

@@ -12,10 +12,10 @@ class MaskedErrorCache(NamedTuple):
 
     chosen: LookupCache
     difference: Array
-    size: int
+    size: float
 
 
-def _chosen_difference(prediction: Array, target: Array, positions: Array, count: int | None) -> MaskedErrorCache:
+def _chosen_difference(prediction: Array, target: Array, positions: Array, count: float | None) -> MaskedErrorCache:
     if prediction.shape != target.shape:
         raise InputError(f"masked error: prediction {prediction.shape} and target {target.shape} differ in shape")
     count = len(positions) if count is None else count
@@ -27,7 +27,7 @@ def _chosen_difference(prediction: Array, target: Array, positions: Array, count
 
 
 def masked_mse_forward(
-    prediction: Array, target: Array, positions: Array, count: int | None = None
+    prediction: Array, target: Array, positions: Array, count: float | None = None
 ) -> tuple[Array, MaskedErrorCache]:
     """loss = 1/(M P) Σ (prediction - target)² over the M chosen rows of width P (He et al. 2022, MAE).
 
@@ -46,7 +46,7 @@ def masked_mse_backward(dy: Array, cache: MaskedErrorCache) -> tuple[Array, Arra
 
 
 def masked_l1_forward(
-    prediction: Array, target: Array, positions: Array, count: int | None = None
+    prediction: Array, target: Array, positions: Array, count: float | None = None
 ) -> tuple[Array, MaskedErrorCache]:
     """loss = 1/(M P) Σ |prediction - target| over the M chosen rows of width P (Xie et al. 2022, SimMIM).
 
