@@ -480,7 +480,8 @@ class ViTForMaskedImageModeling(LearningModel):
         side = self.config.patch_size
         prediction, cut = patchify.forward(painted, side)
         target, _ = patchify.forward(images, side)
-        divisor = count + 1e-5 / side**2  # Hugging Face adds 1e-5 to the number of hidden pixels
+        # Hugging Face adds 1e-5 to the number of hidden pixels, in float32, where from 256 on nothing is left of it
+        divisor = float(np.float32(count * side**2) + np.float32(1e-5)) / side**2
         loss, error = masked_l1.forward(prediction, target, np.flatnonzero(mask), divisor)
         return loss, (cut, error)
 
