@@ -91,7 +91,7 @@ EXHIBITS = (
             "scale", "once in the layer, once in the loop over all layers",
             "Nothing shows: AdamW divides the factor out again."),
     Exhibit("linear-bias-never-added", f"{LAYERS}.Linear.backward",
-            "if self.bias is not None:\n            grads.add(self.bias, dbias)\n        ", "", "zero",
+            "if self.bias is not None:\n        grads.add(self.bias, dbias)\n    ", "", "zero",
             "the bias's gradient is computed and never stored",
             "Nothing shows: 2.67 for 2.67 nats."),
     Exhibit("embedding-never-added", f"{LAYERS}.Embedding.backward",

@@ -257,7 +257,7 @@ def test_encoders_of_either_side_open_on_the_other(tmp_path):
 
 
 def test_an_autoencoder_is_fine_tuned_on_either_side(tmp_path):
-    ours, theirs, batch = pair(2, "autoencoder")
+    _, theirs, batch = pair(2, "autoencoder")
     theirs.save_pretrained(tmp_path)
     with pytest.warns(
         UserWarning, match=r"drawn anew: classifier.weight, classifier.bias; in the file, not used: decod"
