@@ -154,7 +154,10 @@ def _info(a: argparse.Namespace) -> int:
 
 
 def _bench(a: argparse.Namespace) -> int:
-    from minissl.bench.step import compare
+    if a.inference:
+        from minissl.bench.inference import compare
+    else:
+        from minissl.bench.step import compare
 
     print(compare(a.preset, a.rounds, a.threads))
     return 0
@@ -305,11 +308,12 @@ def _parser() -> argparse.ArgumentParser:
     p = command(
         "bench",
         _bench,
-        "Time a training step beside Hugging Face on PyTorch (extra: parity).",
-        "minissl bench --rounds 30",
+        "Time a training step, or evaluation, beside Hugging Face on PyTorch (extra: parity).",
+        "minissl bench --inference --preset base",
     )
+    p.add_argument("--inference", action="store_true", default=False, help="time evaluation, not a training step")
     p.add_argument("--preset", default="tiny", help="tiny (the default), mini, small or base")
-    p.add_argument("--rounds", type=int, default=20, help="timed steps of each (default 20)")
+    p.add_argument("--rounds", type=int, default=20, help="timed runs of each (default 20)")
     p.add_argument("--threads", type=int, default=0, help="threads of each (default: one for each core)")
 
     p = command("figures", _figures, "Draw the lessons' figures again.", "minissl figures lesson-3-depth --out figures")

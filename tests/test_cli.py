@@ -259,6 +259,8 @@ def test_info(capsys):
 def test_bench_without_pytorch_says_what_to_install(capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     assert "pip install 'minissl[parity]'" in refused(capsys, "bench")
+    assert "pip install 'minissl[parity]'" in refused(capsys, "bench", "--inference")
+    assert "--preset huge" in refused(capsys, "bench", "--inference", "--preset", "huge")
     assert "--preset huge" in refused(capsys, "bench", "--preset", "huge")
     assert "--rounds 0" in refused(capsys, "bench", "--rounds", "0")
 

@@ -14,7 +14,7 @@ from minissl.errors import InputError
 from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
 from minissl.pretext.mlm import mask_tokens
 from minissl.training.trainer import Trainer, TrainingOptions
-from minissl.training.workers import available_cores
+from minissl.workers import available_cores
 
 SHAPES = {"tiny": (32, 64), "mini": (16, 128), "small": (8, 128), "base": (4, 128)}  # batch × length
 LEARNING_RATE = 1e-4
@@ -47,20 +47,8 @@ def compare(preset: str, rounds: int, threads: int) -> str:
 
     Raises InputError where PyTorch or transformers is missing, or the two do not compute the same loss.
     """
-    if preset not in PRESETS:
-        raise InputError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    if rounds < 1 or threads < 0:
-        raise InputError(
-            f"--rounds {rounds}, --threads {threads}: expected 1 round or more, 0 threads (all cores) or more"
-        )
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise InputError(
-            f"the comparison needs PyTorch and transformers: pip install 'minissl[parity]' ({error})"
-        ) from error
-    threads = threads or available_cores()
+    threads = check_options(preset, rounds, threads)
+    torch, transformers = import_torch()
     torch.set_num_threads(threads)
     config = BertConfig(**PRESETS[preset])
     model = BertForPreTraining(config)
@@ -96,6 +84,29 @@ def compare(preset: str, rounds: int, threads: int) -> str:
     )
     rows.append(f"NumPy {np.__version__}, PyTorch {torch.__version__}, transformers {transformers.__version__}")
     return "\n".join(rows)
+
+
+def check_options(preset: str, rounds: int, threads: int) -> int:
+    """Return the number of threads, where 0 asks for one a core. Raises InputError for what cannot be run."""
+    if preset not in PRESETS:
+        raise InputError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
+    if rounds < 1 or threads < 0:
+        raise InputError(
+            f"--rounds {rounds}, --threads {threads}: expected 1 round or more, 0 threads (all cores) or more"
+        )
+    return threads or available_cores()
+
+
+def import_torch() -> tuple[Any, Any]:
+    """Return PyTorch and transformers. Raises InputError where one is missing."""
+    try:
+        import torch
+        import transformers
+    except ImportError as error:
+        raise InputError(
+            f"the comparison needs PyTorch and transformers: pip install 'minissl[parity]' ({error})"
+        ) from error
+    return torch, transformers
 
 
 def _torch_step(torch: Any, model: Any, tensors: dict[str, Any]) -> Callable[[], float]:

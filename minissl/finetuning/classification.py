@@ -17,7 +17,7 @@ from minissl.ops import softmax_forward
 from minissl.text.labelled import Labelled
 from minissl.text.tokenizer import BertTokenizer
 from minissl.training.trainer import Batch
-from minissl.training.workers import Workers
+from minissl.workers import Workers
 
 EVALUATION_ROWS = 64
 LEAST_ROWS = 2000  # in a pass: fewer are gone over several times, or fifty labels would make ten updates

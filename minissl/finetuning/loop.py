@@ -13,7 +13,7 @@ from minissl.errors import InputError
 from minissl.training.adamw import AdamW
 from minissl.training.loop import Interrupted, interruption
 from minissl.training.trainer import Batch, NonFiniteError, StepRecord, Trainer, TrainingOptions
-from minissl.training.workers import Workers, available_cores
+from minissl.workers import Workers, available_cores
 
 
 @dataclass(frozen=True)

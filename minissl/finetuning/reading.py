@@ -15,7 +15,7 @@ from minissl.ops import softmax_forward
 from minissl.text.squad import Question
 from minissl.text.tokenizer import BertTokenizer
 from minissl.text.windows import Span, Windows, answer_positions, best_spans, make_windows
-from minissl.training.workers import Workers
+from minissl.workers import Workers
 
 Batch = dict[str, Array]
 EVALUATION_BATCH = 16

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -16,8 +14,11 @@ from minissl.models.labels import LabelledConfig
 from minissl.models.pretrained import LearningModel, ModelOutput, PreTrainedModel, as_array, check_dtype
 from minissl.nn import Dropout, Embedding, Grads, Init, LayerNorm, Linear, Module, TransformerLayer, activation
 from minissl.pretext.mlm import IGNORE
+from minissl.workers import map_row_shares
 
 MOST_LABELS = 1_000_000  # each has a name in the configuration
+WORTH_SPLITTING = 10**8  # multiplications: a few milliseconds of one core, beside which starting threads is nothing
+
 tanh = op("tanh")
 take_positions = op("take_positions")
 masked_cross_entropy = op("masked_cross_entropy")
@@ -83,6 +84,12 @@ class BertInputs(NamedTuple):
     token_type_ids: Array  # (B, T)
     position_ids: Array  # (B, T), or (1, T) where every row counts alike
     mask: Array | None  # (B, 1, 1, T), True = may be attended to
+
+    def rows(self, share: slice) -> BertInputs:
+        """The inputs of some of the rows."""
+        positions = self.position_ids if len(self.position_ids) == 1 else self.position_ids[share]
+        mask = None if self.mask is None else self.mask[share]
+        return BertInputs(self.input_ids[share], self.token_type_ids[share], positions, mask)
 
 
 class BertTargets(NamedTuple):
@@ -222,15 +229,43 @@ class BertModel(PreTrainedModel):
             dx = layer.backward(dx, caches.pop(), grads)
         self.embeddings.backward(dx, embedding_cache, grads)
 
-    def hidden_states(self, inputs: BertInputs) -> Iterator[tuple[Array, Array | None]]:
-        """Evaluate, yielding (hidden states, attention weights) after the embeddings (no weights) and each layer."""
+    def evaluate(
+        self, inputs: BertInputs, hidden_states: bool = False, attentions: bool = False
+    ) -> tuple[Array, list[Array], list[Array]]:
+        """ids (B, T) -> the last hidden states (B, T, D); of every layer its states and attention weights, if asked.
+
+        A batch that is worth it is split by rows over the cores.
+        """
+        rows, length = inputs.input_ids.shape
+        d, f = self.config.hidden_size, self.config.intermediate_size
+        products = len(self.layers) * rows * length * (4 * d * d + 2 * d * f)
+
+        def work(share: slice) -> tuple[Array, list[Array], list[Array]]:
+            return self._evaluate_rows(inputs.rows(share), hidden_states, attentions)
+
+        if rows == 1 or products < WORTH_SPLITTING or not isinstance(self.embeddings.norm.gain.data, np.ndarray):
+            return work(slice(0, rows))
+        parts, states, weights = zip(*map_row_shares(work, rows, length), strict=True)
+        return (
+            np.concatenate(parts),
+            [np.concatenate(of_layer) for of_layer in zip(*states, strict=True)],
+            [np.concatenate(of_layer) for of_layer in zip(*weights, strict=True)],
+        )
+
+    def _evaluate_rows(
+        self, inputs: BertInputs, hidden_states: bool, attentions: bool
+    ) -> tuple[Array, list[Array], list[Array]]:
+        """`evaluate` on this thread."""
         x, _ = self.embeddings.forward(inputs)
-        yield x, None
+        states, weights = [x], []
         for layer in self.layers:
             x, cache = layer.forward(x, inputs.mask)
-            weights = cache.attention.weights
+            if hidden_states:
+                states.append(x)
+            if attentions and cache.attention.weights is not None:
+                weights.append(cache.attention.weights)
             del cache  # evaluation keeps nothing that only backward needs
-            yield x, weights
+        return x, states if hidden_states else [], weights
 
     def __call__(
         self, input_ids: Array, attention_mask: Array | None = None, token_type_ids: Array | None = None,
@@ -240,13 +275,7 @@ class BertModel(PreTrainedModel):
         layer's own `hidden_states` and `attentions`.
         """
         inputs = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids)
-        states: list[Array] = []
-        attentions: list[Array] = []
-        for x, weights in self.hidden_states(inputs):
-            if output_hidden_states:
-                states.append(x)
-            if output_attentions and weights is not None:
-                attentions.append(weights)
+        x, states, attentions = self.evaluate(inputs, output_hidden_states, output_attentions)
         out = ModelOutput(last_hidden_state=x)
         if hasattr(self, "pooler"):
             out["pooler_output"] = self.pooler.forward(x)[0]
@@ -338,7 +367,7 @@ class BertForPreTraining(LearningModel):
     def predict_masked(self, batch: dict[str, Array]) -> tuple[Array, Array, Array]:
         """Evaluate: logits (M, V) at the masked positions alone, their true ids (M,), and NSP logits (B, 2)."""
         inputs, targets = self._check(batch)
-        hidden, _ = deque(self.bert.hidden_states(inputs), maxlen=1)[0]  # one layer's states at a time
+        hidden, _, _ = self.bert.evaluate(inputs)
         h, _ = take_positions.forward(hidden, targets.positions)
         pooled, _ = self.bert.pooler.forward(hidden)
         return self._word_logits(h), targets.ids, self.seq_relationship.forward(pooled)[0]

@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_info
 
 import minissl
 from minissl import kernels
-from minissl.training.workers import available_cores
+from minissl.workers import available_cores
 
 
 def describe() -> str:

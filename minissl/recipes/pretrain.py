@@ -32,7 +32,7 @@ from minissl.training.adamw import AdamW
 from minissl.training.loop import Interrupted, diverged, train
 from minissl.training.run_folder import CHECKPOINT, METRICS, SETTINGS, Checkpoint, RunFolder
 from minissl.training.trainer import StepRecord, Trainer, TrainingOptions
-from minissl.training.workers import available_cores
+from minissl.workers import available_cores
 
 BUILT_IN = ("docs", "hmm")
 CURVE_POINTS = 12  # how often in a run the held-out loss is measured for the curve

@@ -28,7 +28,7 @@ from minissl.text.squad import Article, Question, read_squad, split_articles
 from minissl.text.tokenizer import BertTokenizer
 from minissl.text.wordpiece import train_wordpiece
 from minissl.training.run_folder import METRICS, RunFolder
-from minissl.training.workers import Workers
+from minissl.workers import Workers
 
 READER: dict[str, Any] = {
     "num_hidden_layers": 4, "hidden_size": 128, "num_attention_heads": 4, "intermediate_size": 512,

@@ -26,7 +26,7 @@ from minissl.recipes.pretrain import PretrainOptions, pretrain
 from minissl.recipes.pretrain import report as pretraining_report
 from minissl.text.labelled import Columns, LabelledParts, choose_rows, load_labelled
 from minissl.training.run_folder import METRICS, RunFolder
-from minissl.training.workers import Workers
+from minissl.workers import Workers
 
 # single sentences, so no pairs; whole words, so that one is not guessed from its other half
 PRETRAINING: dict[str, Any] = {"nsp": False, "whole_word": True, "vocab_size": 8192, "steps": 12000}

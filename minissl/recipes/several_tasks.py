@@ -29,7 +29,7 @@ from minissl.recipes.sentiment import LONGEST
 from minissl.text.labelled import LabelledParts, hold_out, load_labelled, read_questions
 from minissl.training.run_folder import METRICS, RunFolder
 from minissl.training.trainer import Batch
-from minissl.training.workers import Workers
+from minissl.workers import Workers
 
 MLM = "mlm"
 

@@ -13,7 +13,7 @@ from minissl.finetuning.loop import Epoch, FinetuneOptions, finetune
 from minissl.finetuning.reading import EVALUATION_BATCH, Batch
 from minissl.pretext.span_selection import SpanQuestions, make_span_questions, unlikely_answers
 from minissl.text.tokenizer import BertTokenizer
-from minissl.training.workers import Workers
+from minissl.workers import Workers
 
 SHORT, LONG = 64, 128  # tokens in a sequence in the first half of the passes, and in the second
 PASS_STEPS = 200

@@ -16,7 +16,7 @@ from minissl.nn import Grads
 from minissl.nn.module import packing_order
 from minissl.training.adamw import AdamW, adamw_update
 from minissl.training.schedule import warmup_linear
-from minissl.training.workers import Workers, available_cores, slices, split_rows
+from minissl.workers import Workers, available_cores, slices, split_rows
 
 Batch = dict[str, Array]
 

@@ -11,7 +11,7 @@ from minissl.models.bert import BertConfig
 from minissl.models.bert_heads import BertForSequenceClassification
 from minissl.text.labelled import Labelled
 from minissl.text.tokenizer import BertTokenizer
-from minissl.training.workers import Workers
+from minissl.workers import Workers
 
 WORDS = ["good", "bad", "film", "plot", "actor", "is", "the", "a", "very"]
 TOKENIZER = BertTokenizer(vocab=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])

@@ -6,7 +6,7 @@ from minissl.finetuning.reading import Reading, TrainingWindows, inputs, reply
 from minissl.models import BertConfig, BertForQuestionAnswering, ModelOutput
 from minissl.text import BertTokenizer
 from minissl.text.squad import Answer, Question
-from minissl.training.workers import Workers
+from minissl.workers import Workers
 
 WORDS = [f"{a}{b}" for a in "bdfgklmnprst" for b in "aeiou"]
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]

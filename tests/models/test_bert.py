@@ -2,15 +2,16 @@
 
 import itertools
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from minissl import ops
+from minissl import ops, workers
 from minissl.errors import InputError
 from minissl.gradcheck import check_model
-from minissl.kernels import replace_op
-from minissl.models import BertConfig, BertForPreTraining, BertModel, ModelOutput
+from minissl.kernels import reference_ops, replace_op
+from minissl.models import BertConfig, BertForPreTraining, BertModel, ModelOutput, bert
 from minissl.nn import Grads
 
 V, D, H, F, P = 29, 12, 3, 17, 11
@@ -325,3 +326,45 @@ def test_a_misspelt_input_is_refused():
             new().loss_and_grads(**batch(), **{name: np.zeros((B, T), int)})
         with pytest.raises(TypeError, match=name):
             new()(**batch(), **{name: np.zeros((B, T), int)})
+
+
+def test_a_batch_split_over_threads_gives_what_its_rows_give_alone(monkeypatch):
+    model, inputs = new(BertModel), encoder_inputs()
+    inputs["position_ids"] = np.random.default_rng(2).integers(0, P, (B, T))
+    whole = model(**inputs, output_hidden_states=True, output_attentions=True)
+    monkeypatch.setattr(bert, "WORTH_SPLITTING", 0)
+    monkeypatch.setattr(workers, "SHARE_TOKENS", 2 * T)
+    for asked in ({}, {"output_hidden_states": True, "output_attentions": True}):
+        split = model(**inputs, **asked)
+        np.testing.assert_allclose(split.last_hidden_state, whole.last_hidden_state, rtol=1e-10, atol=1e-12)
+        np.testing.assert_allclose(split.pooler_output, whole.pooler_output, rtol=1e-10)
+    for name in ("hidden_states", "attentions"):
+        assert len(split[name]) == len(whole[name])
+        for ours, expected in zip(split[name], whole[name], strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-10, atol=1e-12)
+    del inputs["position_ids"], inputs["attention_mask"]  # one row of positions, no mask: nothing to split
+    split = model(**inputs).last_hidden_state
+    monkeypatch.undo()
+    np.testing.assert_allclose(split, model(**inputs).last_hidden_state, rtol=1e-10, atol=1e-12)
+
+
+def test_a_split_batch_has_the_same_bits_from_several_threads_and_inside_workers(monkeypatch):
+    monkeypatch.setattr(bert, "WORTH_SPLITTING", 0)
+    monkeypatch.setattr(workers, "SHARE_TOKENS", 2 * T)
+    model, inputs = new(dtype="float32"), encoder_inputs()
+    alone = model(**inputs).prediction_logits.tobytes()
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda i: model(**inputs).prediction_logits.tobytes(), range(12))) == {alone}
+    training = workers.Workers(2)
+    try:
+        assert set(training.map(lambda i: model(**inputs).prediction_logits.tobytes(), 4)) == {alone}
+    finally:
+        training.close()
+
+
+def test_evaluation_with_and_without_twins_agrees():
+    model = new(dtype="float32")
+    ours = model(**encoder_inputs()).prediction_logits
+    with reference_ops():
+        plain = model(**encoder_inputs()).prediction_logits
+    np.testing.assert_allclose(ours, plain, rtol=1e-4, atol=1e-4)
