@@ -170,7 +170,7 @@ EXHIBITS = (
     Exhibit("mask-not-passed", f"{MODEL}.forward", "layer.forward(x, inputs.mask, rng)", "layer.forward(x, None, rng)",
             "forward_differs", "the model takes a mask and the layers never get it",
             "Nothing shows, 2.66 for 2.67 nats; but a text's result depends on how far it was padded.",
-            more=(Slip(f"{MODEL}.hidden_states", "layer.forward(x, inputs.mask)", "layer.forward(x, None)"),)),
+            more=(Slip(f"{MODEL}._evaluate_rows", "layer.forward(x, inputs.mask)", "layer.forward(x, None)"),)),
     Exhibit("mask-inverted", INPUTS,
             "None if visible.all() else visible[:, None, None, :]",
             "None if visible.all() else ~visible[:, None, None, :]", "forward_differs",

@@ -1,4 +1,4 @@
-"""The comparisons with PyTorch run, having found the same losses and outputs on both sides. Nothing timed is asserted."""
+"""The comparisons with PyTorch run, having found the same losses and outputs on both sides. No time is asserted."""
 
 import pytest
 
@@ -28,5 +28,5 @@ def test_other_outputs_are_not_timed(monkeypatch):
         return out
 
     monkeypatch.setattr(BertModel, "__call__", wrong)
-    with pytest.raises(InputError, match="minissl: outputs differ by .* nothing was timed"):
+    with pytest.raises(InputError, match=r"minissl: outputs differ by .* nothing was timed"):
         inference.compare("tiny", 1, 1)
