@@ -101,7 +101,6 @@ class _Evaluation:
         """The threads beside the caller's own, one for each further core."""
         with self._lock:
             if self._pool is None:
-                keep_freed_memory()
                 self._pool = ThreadPoolExecutor(max(1, available_cores() - 1), "minissl-evaluation")
             return self._pool
 
@@ -147,8 +146,9 @@ def map_row_shares(work: Callable[[slice], Result], rows: int, tokens: int) -> l
             copy_context().run(_marked, take_turns)
         finally:
             deque(waiting, maxlen=0)  # after an error nobody begins another share
-            wait(futures)
-        for future in futures:
+            begun = [future for future in futures if not future.cancel()]  # the threads may be at others' shares still
+            wait(begun)
+        for future in begun:
             future.result()
         return [results[i] for i in range(count)]
     finally:
