@@ -17,6 +17,7 @@ from minissl.nn import (
     Linear,
     Module,
     MultiHeadAttention,
+    PatchEmbedding,
     TransformerLayer,
     activation,
 )
@@ -51,6 +52,8 @@ def layer(act="gelu", dropout=0.0, attention_dropout=0.0, pre_norm=False):
 MODULES = {
     "linear, 2-D": (lambda: Linear(D, F, new()), {"x": normal(T, D)}),
     "linear, 4-D": (lambda: Linear(D, F, new()), {"x": normal(B, 2, T, D)}),
+    "linear without a bias": (lambda: Linear(D, F, new(), bias=False), {"x": normal(T, D)}),
+    "patch embedding": (lambda: PatchEmbedding(3, 2, D, new()), {"images": normal(B, 3, 4, 10)}),
     "embedding": (lambda: Embedding(V, D, new()), {"ids": np.array([[3, 0, 3], [10, 3, 1]])}),
     "layer norm": (lambda: LayerNorm(D, 1e-12, new()), {"x": normal(B, T, D)}),
     "layer norm, large eps": (lambda: LayerNorm(D, 0.5, new()), {"x": normal(B, T, D)}),
@@ -58,6 +61,7 @@ MODULES = {
     "dropout, evaluation": (lambda: Dropout(0.3), {"x": normal(B, T, D)}),
     "attention": (attention, {"x": normal(B, T, D)}),
     "attention, mask, dropout": (lambda: attention(0.3), {"x": normal(B, T, D), "mask": PADDING & BLIND, "rng": rng()}),
+    "attention without biases": (lambda: MultiHeadAttention(D, H, 0.0, new(), qkv_bias=False), {"x": normal(B, T, D)}),
     "cross-attention, mask": (
         attention,
         {

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minissl.nn import FeedForward, Grads, Init, LayerNorm, Linear, Module, Param, TransformerLayer
+from minissl.nn import FeedForward, Grads, Init, LayerNorm, Linear, Module, Param, TransformerLayer, XavierInit
 from minissl.nn.module import packing_order
 
 D, F = 6, 8
@@ -165,3 +165,21 @@ def test_grads_of_two_owners_do_not_meet():
 def test_a_parameter_of_another_module_is_refused():
     with pytest.raises(KeyError):
         Grads(Tied()).add(Param(np.zeros(3), decay=False), np.zeros(3))
+
+
+def test_xavier_matrices_are_uniform_and_a_filter_counts_as_a_matrix():
+    init = XavierInit(np.random.default_rng(0), "float64")
+    for shape, bound in (((30, 50), (6 / 80) ** 0.5), ((20, 3, 4, 5), (6 / 80) ** 0.5)):
+        data = init.weight(*shape).data
+        assert 0.99 * bound < np.abs(data).max() <= bound
+        assert abs(data.std() - bound / 3**0.5) < 6 * bound / data.size**0.5
+    assert not init.weight(5, 4, zero_row=2).data[2].any()
+
+
+def test_tokens_and_fixed_tables_have_no_weight_decay():
+    init = new()
+    assert not init.token(1, 1, D).decay
+    table = init.fixed((1, 2, 3), lambda: np.arange(6))
+    assert not table.decay
+    np.testing.assert_array_equal(table.data, [[[0, 1, 2], [3, 4, 5]]])
+    assert table.data.dtype == np.float64
