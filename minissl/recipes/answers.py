@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ from minissl.files import write_json, write_whole
 from minissl.finetuning.reading import Reading, Reply, inputs, reply
 from minissl.models.bert_heads import BertForQuestionAnswering
 from minissl.ops import softmax_forward
+from minissl.recipes.encoder import load_model
 from minissl.text.answers import Score, score_answer
 from minissl.text.squad import Question
 from minissl.text.tokenizer import BertTokenizer
 from minissl.text.windows import answer_positions
-from minissl.training.run_folder import METRICS, SETTINGS
 
 SHOWN = 6  # right answers, and as many wrong ones
 AROUND = 90  # characters of the passage on either side of an answer that is shown
@@ -127,27 +126,8 @@ def _picture(
 
 
 def load_reader(folder: Path, **changes: Any) -> tuple[BertForQuestionAnswering, BertTokenizer, bool]:
-    """Read a folder of a run or of Hugging Face's, and say whether the head for answers was in it or is fresh.
-
-    `changes` are fields of the config. Raises InputError for a run that has not ended, a file without the whole
-    encoder, and a vocabulary that is not the model's.
-    """
-    if (folder / SETTINGS).is_file() and not (folder / METRICS).is_file():
-        raise InputError(f"{folder}: this run has not ended; let it end before something is built on it")
-    tokenizer = BertTokenizer.from_pretrained(folder)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that other heads are left, and this one is new, is what was asked for
-        model, loading = BertForQuestionAnswering.from_pretrained(folder, output_loading_info=True, **changes)
-    head = [key for key in loading["missing_keys"] if key.startswith("qa_outputs.")]
-    lacking = [key for key in loading["missing_keys"] if key not in head]
-    if lacking:
-        raise InputError(f"{folder}: its file lacks {len(lacking)} of the encoder's weights, {lacking[0]} the first")
-    if len(tokenizer) != model.config.vocab_size:
-        raise InputError(
-            f"{folder}: the vocabulary has {len(tokenizer)} entries, the model {model.config.vocab_size}: "
-            "not of one run"
-        )
-    return model, tokenizer, not head
+    """Read a folder, and say whether the head for answers was in it (else it is fresh); as `load_model`."""
+    return load_model(folder, BertForQuestionAnswering, "qa_outputs.", **changes)
 
 
 def read_passage(path: Path) -> str:

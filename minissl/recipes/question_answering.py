@@ -96,12 +96,9 @@ def answer_questions(
     """
     began = time.perf_counter()
     data = _read(options, training)
-    folder = RunFolder.create(out, {"options": asdict(options), "training": asdict(training)})
-    try:
+    settings = {"options": asdict(options), "training": asdict(training)}
+    with RunFolder.kept_if_done(out, settings) as folder:
         return _run(options, training, data, folder.path, began, say)
-    except BaseException:
-        folder.remove()
-        raise
 
 
 def _read(options: AnsweringOptions, training: FinetuneOptions) -> Data:

@@ -175,12 +175,8 @@ def sentiment(
     """
     began = time.perf_counter()
     settings = {"finetune": "sentiment", "options": asdict(options), "training": asdict(training)}
-    folder = RunFolder.create(out, settings)
-    try:
+    with RunFolder.kept_if_done(out, settings) as folder:
         return _sentiment(options, training, folder.path, say, began)
-    except BaseException:
-        folder.remove()
-        raise
 
 
 def _sentiment(

@@ -240,12 +240,8 @@ def several_tasks(
     """
     began = time.perf_counter()
     settings = {"finetune": "tasks", "options": asdict(options), "training": asdict(training)}
-    folder = RunFolder.create(out, settings)
-    try:
+    with RunFolder.kept_if_done(out, settings) as folder:
         return _several_tasks(options, training, folder.path, say, began)
-    except BaseException:
-        folder.remove()
-        raise
 
 
 def load_tasks(options: TasksOptions) -> Together:

@@ -6,7 +6,8 @@ import json
 import os
 import shlex
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,6 +54,17 @@ class RunFolder:
             reason = error.strerror if isinstance(error, OSError) else error
             raise InputError(f"{path}: the run's folder could not be made ({reason})") from error
         return folder
+
+    @classmethod
+    @contextmanager
+    def kept_if_done(cls, path: Path, settings: dict[str, Any]) -> Iterator[RunFolder]:
+        """Make the folder for a block of work, and remove it again where the block does not come to its end."""
+        folder = cls.create(path, settings)
+        try:
+            yield folder
+        except BaseException:  # Ctrl-C too
+            folder.remove()
+            raise
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
