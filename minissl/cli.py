@@ -67,7 +67,7 @@ def _pretrain(a: argparse.Namespace) -> int:
 def _fill(a: argparse.Namespace) -> int:
     from minissl.recipes.fill import fill
 
-    for number, guesses in enumerate(fill(Path(a.folder), a.text, a.best), start=1):
+    for number, guesses in enumerate(fill(a.folder, a.text, a.best), start=1):
         print(f"[MASK] {number}: " + ", ".join(f"{g.word} {g.probability:.1%}" for g in guesses))
     return 0
 
@@ -135,7 +135,7 @@ def _ask(a: argparse.Namespace) -> int:
     from minissl.recipes.answers import ask, read_passage
 
     passage = a.passage if a.file is None else read_passage(a.file)
-    for probability, answer in ask(Path(a.folder), a.question, passage, a.best):
+    for probability, answer in ask(a.folder, a.question, passage, a.best):
         print(f"{probability:6.1%}  {answer}")
     return 0
 
@@ -276,7 +276,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_finetune_tasks(p)
 
     p = command("fill", _fill, "Guess masked words.", 'minissl fill runs/docs-1 "Names refer to [MASK]."')
-    p.add_argument("folder", help="a run's folder, or one that Hugging Face wrote")
+    p.add_argument("folder", help="a run's folder, one that Hugging Face wrote, or a model's name there")
     p.add_argument("text", help="text with [MASK] in place of words")
     p.add_argument("--best", type=int, default=5, help="how many words to show for each mask (default 5)")
 

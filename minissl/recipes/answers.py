@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def _picture(
     return Picture(question.text, tokens, start, end, answer, text_of(question, best))
 
 
-def load_reader(folder: Path, **changes: Any) -> tuple[BertForQuestionAnswering, BertTokenizer, bool]:
+def load_reader(folder: str | os.PathLike[str], **changes: Any) -> tuple[BertForQuestionAnswering, BertTokenizer, bool]:
     """Read a folder, and say whether the head for answers was in it (else it is fresh); as `load_model`."""
     return load_model(folder, BertForQuestionAnswering, "qa_outputs.", **changes)
 
@@ -140,7 +141,7 @@ def read_passage(path: Path) -> str:
         raise InputError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
-def ask(folder: Path, question: str, passage: str, best: int = 3) -> list[tuple[float, str]]:
+def ask(folder: str | os.PathLike[str], question: str, passage: str, best: int = 3) -> list[tuple[float, str]]:
     """The `best` answers that the model in `folder` finds in a passage: probability, and the answer where it stands.
 
     Raises InputError for an empty question or passage, `best` < 1, and a folder without a model that answers.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -31,19 +32,22 @@ class Encoder(NamedTuple):
         return BertConfig.from_dict({**about, **fields})
 
 
-def load_encoder(folder: Path) -> Encoder:
+def load_encoder(folder: str | os.PathLike[str]) -> Encoder:
     """Read tokenizer, configuration and encoder. Raises InputError for an unfinished run, or files that do not fit."""
     encoder, tokenizer, _ = load_model(folder, BertModel, "pooler.")
     return Encoder(tokenizer, encoder.config, encoder.state_dict())
 
 
-def load_model(folder: Path, kind: type[Model], fresh: str, **changes: Any) -> tuple[Model, BertTokenizer, bool]:
-    """Read a model of one kind and its tokenizer, and say whether the file held the part whose keys begin with `fresh`.
+def load_model(
+    folder: str | os.PathLike[str], kind: type[Model], fresh: str, **changes: Any
+) -> tuple[Model, BertTokenizer, bool]:
+    """Read a model of one kind and its tokenizer, from a folder or by its name at Hugging Face (see `hub`).
 
-    That part may be lacking, and is then new; `changes` are fields of the config. Raises InputError for a run that has
-    not ended, a file without the whole encoder, and a vocabulary that is not the model's.
+    Also says whether the file held the part whose keys begin with `fresh`. That part may be lacking, and is then new;
+    `changes` are fields of the config. Raises InputError for a run that has not ended, a file without the whole
+    encoder, and a vocabulary that is not the model's.
     """
-    if (folder / SETTINGS).is_file() and not (folder / METRICS).is_file():
+    if Path(folder, SETTINGS).is_file() and not Path(folder, METRICS).is_file():
         raise InputError(f"{folder}: this run has not ended; let it end before something is built on it")
     tokenizer = BertTokenizer.from_pretrained(folder)
     with warnings.catch_warnings():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,19 +22,19 @@ class Guess(NamedTuple):
     probability: float
 
 
-def fill(folder: Path, text: str, best: int = 5) -> list[list[Guess]]:
+def fill(model: str | os.PathLike[str], text: str, best: int = 5) -> list[list[Guess]]:
     """Return, for each [MASK] in the text, the `best` words with their probabilities, most likely first.
 
+    `model` is a run's folder, one that Hugging Face wrote, or a model's name there (see `hub`).
     Raises InputError for `best` < 1, a folder without a finished model or with another's vocabulary, and a text
     without [MASK] or longer than the model takes.
     """
     if best < 1:
         raise InputError(f"--best {best}: expected 1 or more")
-    if (folder / SETTINGS).is_file() and not (folder / METRICS).is_file():
-        raise InputError(f"{folder}: this run has not ended; {RunFolder(folder, {}).go_on}")
-    tokenizer = BertTokenizer.from_pretrained(folder)
-    model = BertForPreTraining.from_pretrained(folder)
-    return guess(model, tokenizer, text, best)
+    if Path(model, SETTINGS).is_file() and not Path(model, METRICS).is_file():
+        raise InputError(f"{model}: this run has not ended; {RunFolder(Path(model), {}).go_on}")
+    tokenizer = BertTokenizer.from_pretrained(model)
+    return guess(BertForPreTraining.from_pretrained(model), tokenizer, text, best)
 
 
 def guess(model: BertForPreTraining, tokenizer: BertTokenizer, text: str, best: int) -> list[list[Guess]]:

@@ -107,7 +107,7 @@ def pretrain_for(texts: tuple[str, ...], out: Path, say: Callable[[str], None], 
 def load_material(data: str, columns: Columns, model: str) -> Material:
     """Read the labelled texts and the encoder. Raises InputError for what is wrong with either."""
     data = data or default_data()
-    encoder = load_encoder(Path(model))
+    encoder = load_encoder(model)
     parts = load_labelled(data, columns)
     longest = min(LONGEST, encoder.config.max_position_embeddings)
     train, heldout = (encode(encoder.tokenizer, p, parts.names, longest) for p in (parts.train, parts.heldout))

@@ -246,7 +246,7 @@ def several_tasks(
 
 def load_tasks(options: TasksOptions) -> Together:
     """Read the encoder and every task's texts. Raises InputError for what is wrong with them."""
-    encoder = load_encoder(Path(options.model))
+    encoder = load_encoder(options.model)
     longest = min(LONGEST, encoder.config.max_position_embeddings)
     tasks = {}
     for name, path in options.paths.items():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from minissl import BertForPreTraining, BertTokenizer
+from minissl.cli import main
 from minissl.errors import InputError
 from minissl.models.bert import BertConfig
 from minissl.recipes.fill import fill, guess
@@ -120,3 +121,13 @@ def test_a_run_that_has_not_ended(folder):
 def test_guess_takes_a_model_at_hand(folder):
     model, tokenizer = BertForPreTraining.from_pretrained(folder), BertTokenizer.from_pretrained(folder)
     assert guess(model, tokenizer, "[MASK]", 2) == fill(folder, "[MASK]", 2)
+
+
+def test_a_model_by_its_name_comes_out_of_hugging_faces_cache(saved, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    model = tmp_path / "models--someone--little-bert"
+    shutil.copytree(saved, model / "snapshots" / "c0ffee")
+    (model / "refs").mkdir()
+    (model / "refs" / "main").write_text("c0ffee")
+    assert fill("someone/little-bert", "The [MASK].") == fill(saved, "The [MASK].")
+    assert main(["fill", "someone/little-bert", "The [MASK]."]) == 0
