@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,15 +27,20 @@ def fill(model: str | os.PathLike[str], text: str, best: int = 5) -> list[list[G
     """Return, for each [MASK] in the text, the `best` words with their probabilities, most likely first.
 
     `model` is a run's folder, one that Hugging Face wrote, or a model's name there (see `hub`).
-    Raises InputError for `best` < 1, a folder without a finished model or with another's vocabulary, and a text
-    without [MASK] or longer than the model takes.
+    Raises InputError for `best` < 1, a folder without a finished model, without its head or with another's vocabulary,
+    and a text without [MASK] or longer than the model takes.
     """
     if best < 1:
         raise InputError(f"--best {best}: expected 1 or more")
     if Path(model, SETTINGS).is_file() and not Path(model, METRICS).is_file():
         raise InputError(f"{model}: this run has not ended; {RunFolder(Path(model), {}).go_on}")
     tokenizer = BertTokenizer.from_pretrained(model)
-    return guess(BertForPreTraining.from_pretrained(model), tokenizer, text, best)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a file without next sentence prediction is as good
+        reader, loading = BertForPreTraining.from_pretrained(model, output_loading_info=True)
+    if any(key.startswith("cls.predictions.") for key in loading["missing_keys"]):
+        raise InputError(f"{model}: this model has no head that guesses masked words; was it fine-tuned on a task?")
+    return guess(reader, tokenizer, text, best)
 
 
 def guess(model: BertForPreTraining, tokenizer: BertTokenizer, text: str, best: int) -> list[list[Guess]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minissl import BertForPreTraining, BertTokenizer
+from minissl import BertForMaskedLM, BertForPreTraining, BertForSequenceClassification, BertTokenizer
 from minissl.cli import main
 from minissl.errors import InputError
 from minissl.models.bert import BertConfig
@@ -131,3 +131,15 @@ def test_a_model_by_its_name_comes_out_of_hugging_faces_cache(saved, tmp_path, m
     (model / "refs" / "main").write_text("c0ffee")
     assert fill("someone/little-bert", "The [MASK].") == fill(saved, "The [MASK].")
     assert main(["fill", "someone/little-bert", "The [MASK]."]) == 0
+
+
+def test_a_model_without_the_head_is_refused_and_one_without_the_other_head_is_not(saved, folder):
+    tokenizer, config = BertTokenizer.from_pretrained(saved), BertConfig.from_pretrained(saved)
+    BertForSequenceClassification(config).save_pretrained(folder)
+    with pytest.raises(InputError, match="no head that guesses masked words; was it fine-tuned on a task"):
+        fill(folder, "The [MASK].")
+    model = BertForMaskedLM(config, seed=3)
+    model.save_pretrained(folder)
+    found = fill(folder, "The [MASK].", best=1)[0][0]
+    logits = model(**tokenizer("The [MASK].", return_tensors="np")).logits[0, 2]
+    assert found.word == WORDS[int(logits.argmax())]
