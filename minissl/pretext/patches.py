@@ -8,6 +8,7 @@ import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
+from minissl.ops.patches import grid_of
 
 
 class HiddenPatches(NamedTuple):
@@ -59,3 +60,15 @@ def mask_blocks(rng: np.random.Generator, rows: int, grid: tuple[int, int], bloc
     order = np.argsort(rng.random((rows, n)), axis=1)
     hidden: Array = (np.argsort(order, axis=1) < np.ceil(rate * n)).reshape(rows, *blocks)
     return hidden.repeat(block, axis=1).repeat(block, axis=2).reshape(rows, h * w)
+
+
+def hidden_pixels(mask: Array, size: tuple[int, ...], side: int) -> Array:
+    """The mask of patches (B, N) as one of pixels (B, H, W), for images of `size` (H, W).
+
+    Raises InputError where such images have another number of patches.
+    """
+    h, w = grid_of((size[0], size[1]), side)
+    if mask.ndim != 2 or mask.shape[1] != h * w:
+        raise InputError(f"mask {mask.shape} given, expected (images, patches), {h * w} patches each")
+    pixels: Array = mask.reshape(-1, h, w).repeat(side, axis=1).repeat(side, axis=2)
+    return pixels
