@@ -201,14 +201,13 @@ def _begin(
 ) -> tuple[BertForQuestionAnswering, BertTokenizer]:
     """The model that training begins with, without dropout, and its tokenizer."""
     if options.model:
-        folder = Path(options.model)
-        model, tokenizer, _ = load_reader(folder, **_dropout(0.0))
+        model, tokenizer, _ = load_reader(options.model, **_dropout(0.0))
         if options.from_scratch:
             model = BertForQuestionAnswering(model.config, seed=seed)
             head_start(model)
         longest = model.config.max_position_embeddings
         if options.length > longest:
-            raise InputError(f"--length {options.length}: {folder} reads {longest} tokens at most")
+            raise InputError(f"--length {options.length}: {options.model} reads {longest} tokens at most")
         return model, tokenizer
     texts = (s for part in (*documents, [q.text for q in train]) for s in part)
     tokenizer = BertTokenizer(vocab=train_wordpiece(texts, VOCABULARY))
