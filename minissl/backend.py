@@ -26,6 +26,7 @@ class ArrayLibrary(Protocol):
     concatenate: Callable[..., Array]
     copysign: Callable[..., Array]
     divide: Callable[..., Array]
+    dot: Callable[..., Array]
     empty: Callable[..., Array]
     exp: Callable[..., Array]
     log: Callable[..., Array]
@@ -38,6 +39,7 @@ class ArrayLibrary(Protocol):
     tanh: Callable[..., Array]
     where: Callable[..., Array]
     zeros: Callable[..., Array]
+    zeros_like: Callable[..., Array]
 
 
 def array_module(x: Any) -> ArrayLibrary:
@@ -46,6 +48,48 @@ def array_module(x: Any) -> ArrayLibrary:
     if cupy is not None and isinstance(x, cupy.ndarray):
         return cast(ArrayLibrary, cupy)
     return cast(ArrayLibrary, np)
+
+
+def beside(value: Any, like: Array) -> Any:
+    """Return arrays where `like` is: an array, or what in a (named) tuple or dict is one. The rest stays as it is.
+
+    Inputs are checked on the host, and then moved by this; nothing else moves by itself.
+    """
+    xp = array_module(like)
+    if xp.__name__ == "numpy":
+        return value
+    if isinstance(value, np.ndarray):
+        return xp.asarray(value)
+    if isinstance(value, tuple):
+        moved = [beside(item, like) for item in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
+    if isinstance(value, dict):
+        return {name: beside(item, like) for name, item in value.items()}
+    return value
+
+
+def on_device(x: Array, device: str) -> Array:
+    """Return the array on "cpu" (NumPy) or "cuda" (CuPy); itself, where it is there already.
+
+    Raises InputError for another device, and where CuPy or its GPU is missing.
+    """
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r}: expected 'cpu' or 'cuda'")
+    if device == "cpu":
+        return x if isinstance(x, np.ndarray) else cast(Array, x.get())
+    try:
+        import cupy
+
+        return cast(Array, cupy.asarray(x))
+    except ImportError as error:
+        raise InputError(f"device 'cuda': CuPy is missing; pip install 'minissl[gpu]' ({error})") from error
+    except Exception as error:  # its driver's and its runtime's own errors
+        raise InputError(f"device 'cuda': CuPy finds no GPU to work on ({error}); minissl info says more") from error
+
+
+def to_number(x: Any) -> float:
+    """A single number on the host. From a device this waits until it is computed, so it comes last in a step."""
+    return float(x if isinstance(x, (np.ndarray, np.generic, float, int)) else x.get())
 
 
 def require_ids(

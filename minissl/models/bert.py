@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array, require_ids
+from minissl.backend import Array, array_module, beside, require_ids, to_number
 from minissl.errors import InputError
 from minissl.kernels import op
 from minissl.models.labels import LabelledConfig
@@ -275,6 +275,7 @@ class BertModel(PreTrainedModel):
         layer's own `hidden_states` and `attentions`.
         """
         inputs = check_inputs(self.config, input_ids, attention_mask, token_type_ids, position_ids)
+        inputs = beside(inputs, self.embeddings.norm.gain.data)
         x, states, attentions = self.evaluate(inputs, output_hidden_states, output_attentions)
         out = ModelOutput(last_hidden_state=x)
         if hasattr(self, "pooler"):
@@ -332,7 +333,7 @@ class BertForPreTraining(LearningModel):
         """The gradient of mlm + nsp: both reach the encoder, and the decoder's reaches the word embeddings."""
         hidden, bert_cache, mlm_cache, nsp_cache = cache
         if mlm_cache is None:
-            dhidden = np.zeros_like(hidden)
+            dhidden = array_module(hidden).zeros_like(hidden)
         else:
             taken, head, decoded = mlm_cache
             dh, dweight, dbias = masked_cross_entropy.backward(1.0, decoded)
@@ -362,7 +363,7 @@ class BertForPreTraining(LearningModel):
         inputs, targets = self._check(batch, counts)
         losses, cache = self.forward(inputs, targets, rng)
         self.backward(cache, grads)
-        return {name: float(loss) for name, loss in losses.items()}
+        return {name: to_number(loss) for name, loss in losses.items()}
 
     def predict_masked(self, batch: dict[str, Array]) -> tuple[Array, Array, Array]:
         """Evaluate: logits (M, V) at the masked positions alone, their true ids (M,), and NSP logits (B, 2)."""
@@ -392,6 +393,7 @@ class BertForPreTraining(LearningModel):
         )
         if labels is not None or next_sentence_label is not None:
             targets = check_targets(labels, next_sentence_label, self.config, out.prediction_logits.shape[:2])
+            targets = beside(targets, self.decoder)
             loss: Any = 0.0
             if targets.counts["mlm"]:
                 logits = out.prediction_logits.reshape(-1, self.config.vocab_size)[targets.positions]
@@ -408,7 +410,8 @@ class BertForPreTraining(LearningModel):
         asked = {"labels", "next_sentence_label"}
         inputs = check_inputs(self.config, **{name: array for name, array in batch.items() if name not in asked})
         labels, nsp = batch.get("labels"), batch.get("next_sentence_label")
-        return inputs, check_targets(labels, nsp, self.config, inputs.input_ids.shape, counts)
+        targets = check_targets(labels, nsp, self.config, inputs.input_ids.shape, counts)
+        return beside(inputs, self.decoder), beside(targets, self.decoder)
 
 
 def check_inputs(

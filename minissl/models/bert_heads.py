@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, beside, to_number
 from minissl.errors import InputError
 from minissl.models.bert import BertConfig, BertForPreTraining, BertInputs, BertModel, check_inputs
 from minissl.models.bert_tasks import (
@@ -95,9 +95,11 @@ class BertForTasks(LearningModel):
     ) -> dict[str, float]:
         """One share of a step: every task's losses, times its weight, over its part of the batch."""
         inputs = check_inputs(self.config, **self._inputs(batch))
-        losses, cache = self.forward(inputs, self._asked(batch, inputs.input_ids.shape, counts), rng)
+        asked = self._asked(batch, inputs.input_ids.shape, counts)
+        inputs = beside(inputs, self.bert.embeddings.norm.gain.data)
+        losses, cache = self.forward(inputs, asked, rng)
         self.backward(cache, grads)
-        return {name: float(loss) for name, loss in losses.items()}
+        return {name: to_number(loss) for name, loss in losses.items()}
 
     def _inputs(self, batch: Batch) -> Batch:
         labels = {name for task in self.tasks.values() for name in task.labels}
@@ -111,7 +113,7 @@ class BertForTasks(LearningModel):
         if not asked:
             labels = [name for task in self.tasks.values() for name in task.labels]
             raise InputError(f"nothing to learn from: give {' and '.join(labels)}")
-        return asked
+        return beside(asked, self.bert.embeddings.norm.gain.data)  # type: ignore[no-any-return]
 
     def answers(self, *args: Any, **inputs: Any) -> dict[str, ModelOutput]:
         """Evaluate every task on the same inputs, those of `BertModel`: task -> its output."""

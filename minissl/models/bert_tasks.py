@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, array_module
 from minissl.errors import InputError
 from minissl.kernels import op
 from minissl.models.bert import BertConfig, BertModel, MaskedLMHead
@@ -111,7 +111,7 @@ class SequenceTask(Task):
         shape, pooler_cache, dropout_cache, linear_cache, loss_cache = cache
         dlogits = label_loss_backward(dloss, loss_cache)
         dpooled = self.dropout.backward(self.classifier.backward(dlogits, linear_cache, grads), dropout_cache)
-        dhidden = np.zeros(shape, dpooled.dtype)
+        dhidden = array_module(dpooled).zeros(shape, dpooled.dtype)
         dhidden[:, 0] = bert.pooler.backward(dpooled, pooler_cache, grads)
         return dhidden
 
@@ -216,7 +216,7 @@ class SpanTask(Task):
     def backward(self, bert: BertModel, dloss: float, cache: Any, grads: Grads) -> Array:
         """dhidden (B, T, D)."""
         logits, linear_cache, caches = cache
-        dlogits = np.zeros_like(logits)
+        dlogits = array_module(logits).zeros_like(logits)
         for i, loss_cache in caches:
             dlogits[..., i] = classify_backward(dloss / 2, loss_cache)
         return self.qa_outputs.backward(dlogits, linear_cache, grads)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self, cast, overload
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, on_device
 from minissl.checkpoint import SHARDS, WEIGHTS, Checkpoint, some
 from minissl.errors import InputError
 from minissl.files import read_json, write_arrays, write_json
@@ -152,6 +152,15 @@ class PreTrainedModel(Module):
         check_dtype(dtype)
         for _, param in self.named_parameters():
             param.data = param.data.astype(dtype)
+        return self
+
+    def to(self, device: str) -> Self:
+        """Move every weight to "cpu" or "cuda", in place; inputs then follow by themselves once they are checked.
+
+        Raises InputError for another device, and where there is no GPU or no CuPy.
+        """
+        for _, param in self.named_parameters():
+            param.data = on_device(param.data, device)
         return self
 
     def named_gradients(self, grads: Grads) -> dict[str, Array]:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, array_module, to_number
 from minissl.errors import InputError
 from minissl.nn import Grads
 from minissl.nn.module import packing_order
@@ -85,8 +85,8 @@ class Trainer:
         self.options = options
         self.step = 0
         self.weights = model.pack()
-        self.mean = np.zeros_like(self.weights)
-        self.square = np.zeros_like(self.weights)
+        xp = array_module(self.weights)
+        self.mean, self.square = xp.zeros_like(self.weights), xp.zeros_like(self.weights)
         self.workers = Workers(options.threads)
         self._grads = [Grads(model) for _ in range(options.threads)]
         self._slices = _slices(model, lr_factors or {}, options.threads)
@@ -143,7 +143,7 @@ class Trainer:
             total = first[part]
             for other in rest:
                 total += other[part]
-            return float(np.dot(total, total))
+            return to_number(array_module(total).dot(total, total))
 
         return first, math.sqrt(sum(self.workers.map(work, len(self._slices))))
 

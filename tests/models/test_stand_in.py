@@ -1,0 +1,103 @@
+"""Whole models on the strict stand-in for CuPy: outputs, every gradient, and training, as on the host."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from minissl import (
+    BertForMaskedLM,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+)
+from minissl.errors import InputError
+from minissl.models.bert import BertConfig
+from minissl.models.bert_heads import BertForTokenClassification
+from minissl.training.trainer import Trainer, TrainingOptions
+from stand_in import back, in_place_of_cupy, ndarray
+
+B, T, V, C = 3, 9, 50, 4
+CONFIG = BertConfig(
+    vocab_size=V, hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=17, num_labels=C,
+    max_position_embeddings=10, initializer_range=0.5,
+)  # fmt: skip
+RNG = np.random.default_rng(3)
+INPUTS = {
+    "input_ids": RNG.integers(5, V, (B, T)),
+    "attention_mask": (np.arange(T) < np.array([T, 5, 7])[:, None]).astype(int),
+    "token_type_ids": RNG.integers(0, 2, (B, T)),
+}
+WORDS = np.where(RNG.random((B, T)) < 0.4, INPUTS["input_ids"], -100)
+BATCHES = {
+    BertForPreTraining: {"labels": WORDS, "next_sentence_label": np.array([1, 0, 1])},
+    BertForMaskedLM: {"labels": WORDS},
+    BertForSequenceClassification: {"labels": np.array([3, 0, 2])},
+    BertForTokenClassification: {"labels": np.where(WORDS == -100, -100, WORDS % C)},
+    BertForQuestionAnswering: {"start_positions": np.array([2, 0, 4]), "end_positions": np.array([4, 3, 6])},
+}
+
+
+def model(kind, dtype="float64"):
+    config = (
+        CONFIG
+        if kind is not BertForQuestionAnswering
+        else BertConfig.from_dict({**CONFIG.to_dict(), "id2label": {0: "a", 1: "b"}, "label2id": None})
+    )
+    return kind(config, seed=1, dtype=dtype)
+
+
+@pytest.fixture
+def cupy():
+    with in_place_of_cupy() as library:
+        yield library
+
+
+@pytest.mark.parametrize("kind", BATCHES, ids=[kind.__name__ for kind in BATCHES])
+def test_loss_gradients_and_outputs_are_those_of_the_host(cupy, kind):
+    host, device = model(kind), model(kind).to("cuda")
+    batch = {**INPUTS, **BATCHES[kind]}
+    loss, gradients = host.loss_and_grads(**batch)
+    device_loss, device_gradients = device.loss_and_grads(**batch)
+    assert device_loss == pytest.approx(loss, rel=1e-12)
+    for key, gradient in gradients.items():
+        assert isinstance(device_gradients[key], ndarray)
+        np.testing.assert_allclose(back(device_gradients[key]), gradient, rtol=1e-9, atol=1e-12, err_msg=key)
+    expected, found = host(**batch), device(**batch)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(back(found[name]), value, rtol=1e-9, atol=1e-12, err_msg=name)
+
+
+def test_training_steps_with_dropout_are_those_of_the_host(cupy):
+    """The masks of dropout are drawn on the host, so one seed is one run on either; float32, as people train."""
+    batch = {**INPUTS, **BATCHES[BertForPreTraining]}
+    weights = []
+    for device in ("cpu", "cuda"):
+        trained = model(BertForPreTraining, "float32").to(device)
+        trainer = Trainer(trained, TrainingOptions(4, 1e-2, threads=1))
+        try:
+            losses = [trainer.train_step([batch]).losses["mlm"] for _ in range(4)]
+        finally:
+            trainer.close()
+        weights.append((losses, {key: back(w) for key, w in trained.state_dict().items()}))
+    (losses, of_host), (device_losses, of_device) = weights
+    assert losses[-1] < losses[0]
+    assert device_losses == pytest.approx(losses, rel=1e-4)
+    for key, weight in of_host.items():
+        np.testing.assert_allclose(of_device[key], weight, atol=2e-4, err_msg=key)
+
+
+def test_a_model_comes_back_to_the_host_as_it_was(cupy):
+    there_and_back = model(BertForPreTraining).to("cuda").to("cpu")
+    for key, weight in model(BertForPreTraining).state_dict().items():
+        assert np.array_equal(there_and_back.state_dict()[key], weight), key
+
+
+@pytest.mark.parametrize(
+    ("device", "said"), [("gpu", "'gpu': expected 'cpu' or 'cuda'"), ("cuda", "CuPy is missing; pip")]
+)
+def test_a_device_that_is_not_there_is_one_line(monkeypatch, device, said):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(InputError, match=said):
+        model(BertForMaskedLM).to(device)
