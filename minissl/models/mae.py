@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array, array_module
+from minissl.backend import Array, array_module, beside, to_number
 from minissl.errors import InputError
 from minissl.kernels import op
 from minissl.models.pretrained import LearningModel, ModelOutput, PreTrainedModel, as_array, check_dtype
@@ -79,7 +79,7 @@ class ViTMAEEmbeddings(Module):
         """images (B, C, H, W) -> x (B, 1 + K, D), for the K patches that are kept."""
         x, patch_cache = self.patch_embeddings.forward(inputs.images)
         positions, _ = fit_positions(self.position_embeddings, self.grid, grid_of(inputs.images.shape[2:], self.side))
-        visible, gather_cache = gather_patches.forward(x + positions[1:], inputs.hidden.keep)
+        visible, gather_cache = gather_patches.forward(x + positions[1:], beside(inputs.hidden.keep, x))
         return prepend(self.cls_token.data[0, 0] + positions[0], visible), (patch_cache, gather_cache)
 
     def backward(self, dx: Array, cache: Any, grads: Grads) -> None:
@@ -143,8 +143,8 @@ class ViTMAEModel(PreTrainedModel):
         """Evaluate on checked inputs."""
         x, _ = self.embeddings.forward(inputs)
         answer = self.encoder.answer(x, output_hidden_states, output_attentions)
-        hidden, restore = answer.pop("last_hidden_state"), inputs.hidden.restore
-        mask = inputs.hidden.mask.astype(hidden.dtype)
+        hidden = answer.pop("last_hidden_state")
+        mask, restore = beside((inputs.hidden.mask.astype(hidden.dtype), inputs.hidden.restore), hidden)
         return ModelOutput(last_hidden_state=hidden, mask=mask, ids_restore=restore, **answer)
 
     def __call__(
@@ -176,7 +176,7 @@ class ViTMAEDecoder(Module):
     def forward(self, hidden: Array, restore: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
         """hidden (B, 1 + K, D) -> pixels (B, N, P²C)."""
         x, embed_cache = self.decoder_embed.forward(hidden)
-        patches, restore_cache = restore_patches.forward(x[:, 1:], self.mask_token.data[0, 0], restore)
+        patches, restore_cache = restore_patches.forward(x[:, 1:], self.mask_token.data[0, 0], beside(restore, x))
         # to another number of patches Hugging Face interpolates this table along the sequence, not over the grid
         positions, _ = fit_positions(self.decoder_pos_embed, self._line(self.decoder_pos_embed), (1, restore.shape[1]))
         x = array_module(x).concatenate([x[:, :1], patches], axis=1) + positions
@@ -260,7 +260,7 @@ class ViTMAEForPreTraining(LearningModel):
         inputs = self.vit.check_inputs(**batch, rng=rng)
         loss, cache = self.forward(inputs, counts["mae"], rng)
         self.backward(cache, grads)
-        return {"mae": float(loss)}
+        return {"mae": to_number(loss)}
 
     def __call__(
         self, pixel_values: Array, noise: Array | None = None, output_hidden_states: bool = False,
@@ -282,4 +282,4 @@ class ViTMAEForPreTraining(LearningModel):
         target, _ = patchify.forward(inputs.images, self.config.patch_size)
         if self.config.norm_pix_loss:
             target, _ = normalise_patches.forward(target)
-        return masked_mse.forward(pixels, target, np.flatnonzero(inputs.hidden.mask), count)
+        return masked_mse.forward(pixels, target, beside(np.flatnonzero(inputs.hidden.mask), pixels), count)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from minissl.backend import Array, array_module
+from minissl.backend import Array, array_module, beside, to_number
 from minissl.errors import InputError
 from minissl.kernels import op
 from minissl.models.labels import Asked, LabelledConfig, asked_labels, label_loss_backward, label_loss_forward
@@ -120,7 +120,7 @@ class ViTEmbeddings(Module):
         x, patch_cache = self.patch_embeddings.forward(images)
         mask_cache = None
         if mask is not None:
-            x, mask_cache = mask_patches.forward(x, self.mask_token.data[0, 0], mask)
+            x, mask_cache = mask_patches.forward(x, self.mask_token.data[0, 0], beside(mask, x))
         positions, position_cache = fit_positions(
             self.position_embeddings, self.grid, grid_of(images.shape[2:], self.side)
         )
@@ -359,7 +359,7 @@ class ViTForImageClassification(LearningModel):
         asked = self._asked(batch.get("labels"), len(images), counts["classification"])
         loss, cache = self.forward(images, asked, rng)
         self.backward(cache, grads)
-        return {"classification": float(loss)}
+        return {"classification": to_number(loss)}
 
     def __call__(
         self, pixel_values: Array, labels: Array | None = None, output_hidden_states: bool = False,
@@ -376,7 +376,9 @@ class ViTForImageClassification(LearningModel):
     def _asked(self, labels: Any, rows: int | None = None, count: int | None = None) -> Asked:
         if labels is None:
             raise InputError("nothing to learn from: give labels")
-        return asked_labels("labels", labels, self.config.num_labels, self.config.problem_type, rows, count)
+        asked = asked_labels("labels", labels, self.config.num_labels, self.config.problem_type, rows, count)
+        moved: Asked = beside(asked, self.classifier.weight.data)
+        return moved
 
 
 class PatchDecoder(Module):
@@ -454,7 +456,7 @@ class ViTForMaskedImageModeling(LearningModel):
             images, check_mask(batch["bool_masked_pos"], images, self.config), counts["simmim"], rng
         )
         self.backward(cache, grads)
-        return {"simmim": float(loss)}
+        return {"simmim": to_number(loss)}
 
     def __call__(
         self, pixel_values: Array, bool_masked_pos: Array | None = None, output_hidden_states: bool = False,
@@ -482,7 +484,7 @@ class ViTForMaskedImageModeling(LearningModel):
         target, _ = patchify.forward(images, side)
         # Hugging Face adds 1e-5 to the number of hidden pixels, in float32, where from 256 on nothing is left of it
         divisor = float(np.float32(count * side**2) + np.float32(1e-5)) / side**2
-        loss, error = masked_l1.forward(prediction, target, np.flatnonzero(mask), divisor)
+        loss, error = masked_l1.forward(prediction, target, beside(np.flatnonzero(mask), prediction), divisor)
         return loss, (cut, error)
 
     def _require_stride(self) -> None:
@@ -495,7 +497,7 @@ class ViTForMaskedImageModeling(LearningModel):
 
 
 def check_images(model: PreTrainedModel, pixel_values: Any, interpolate_pos_encoding: bool = False) -> Array:
-    """Check images at the door, and return them (B, C, H, W) in the model's dtype.
+    """Check images at the door, and return them (B, C, H, W) in the model's dtype, on its device.
 
     Raises InputError for images of different sizes, of another size or number of channels than the configuration's,
     that do not divide into patches, are not floating-point numbers, or have pixels that are not finite.
@@ -511,8 +513,9 @@ def check_images(model: PreTrainedModel, pixel_values: Any, interpolate_pos_enco
     bad = np.flatnonzero(~np.isfinite(images).all(axis=(1, 2, 3)))
     if bad.size:
         raise InputError(f"pixel_values: image {bad[0]} has NaN or infinite pixels; was it divided by a spread of 0?")
-    dtype = next(iter(model.named_parameters()))[1].data.dtype
-    return images.astype(dtype, copy=False)
+    weight = next(iter(model.named_parameters()))[1].data
+    moved: Array = beside(images.astype(weight.dtype, copy=False), weight)
+    return moved
 
 
 def image_shapes(config: ImageEncoderConfig, pixel_values: Any, interpolate_pos_encoding: bool = False) -> Array:

@@ -1,6 +1,7 @@
 """Whole models on the strict stand-in for CuPy: outputs, every gradient, and training, as on the host."""
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,11 @@ from minissl import (
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTForMaskedImageModeling,
+    ViTMAEConfig,
+    ViTMAEForPreTraining,
 )
 from minissl.errors import InputError
 from minissl.models.bert import BertConfig
@@ -29,22 +35,37 @@ INPUTS = {
     "token_type_ids": RNG.integers(0, 2, (B, T)),
 }
 WORDS = np.where(RNG.random((B, T)) < 0.4, INPUTS["input_ids"], -100)
-BATCHES = {
-    BertForPreTraining: {"labels": WORDS, "next_sentence_label": np.array([1, 0, 1])},
-    BertForMaskedLM: {"labels": WORDS},
-    BertForSequenceClassification: {"labels": np.array([3, 0, 2])},
-    BertForTokenClassification: {"labels": np.where(WORDS == -100, -100, WORDS % C)},
-    BertForQuestionAnswering: {"start_positions": np.array([2, 0, 4]), "end_positions": np.array([4, 3, 6])},
+SIZES = {
+    "hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 17, "image_size": (8, 12),
+    "patch_size": 4, "num_channels": 2, "initializer_range": 0.5,
+}  # fmt: skip
+DECODER = {"decoder_hidden_size": 8, "decoder_num_attention_heads": 2, "decoder_intermediate_size": 9}
+CONFIGS = {
+    BertForQuestionAnswering: replace(CONFIG, num_labels=2, id2label=None),
+    ViTForImageClassification: ViTConfig(**SIZES, num_labels=C),
+    ViTForMaskedImageModeling: ViTConfig(**SIZES, encoder_stride=4),
+    ViTMAEForPreTraining: ViTMAEConfig(
+        **SIZES, **DECODER, decoder_num_hidden_layers=1, mask_ratio=0.6, norm_pix_loss=True
+    ),
 }
+IMAGES = {"pixel_values": RNG.standard_normal((B, 2, 8, 12))}
+N = 6
+BATCHES = {
+    BertForPreTraining: {**INPUTS, "labels": WORDS, "next_sentence_label": np.array([1, 0, 1])},
+    BertForMaskedLM: {**INPUTS, "labels": WORDS},
+    BertForSequenceClassification: {**INPUTS, "labels": np.array([3, 0, 2])},
+    BertForTokenClassification: {**INPUTS, "labels": np.where(WORDS == -100, -100, WORDS % C)},
+    BertForQuestionAnswering: {
+        **INPUTS, "start_positions": np.array([2, 0, 4]), "end_positions": np.array([4, 3, 6]),
+    },
+    ViTForImageClassification: {**IMAGES, "labels": np.array([3, 0, 2])},
+    ViTForMaskedImageModeling: {**IMAGES, "bool_masked_pos": np.arange(B * N).reshape(B, N) % 4 != 0},
+    ViTMAEForPreTraining: {**IMAGES, "noise": RNG.random((B, N))},
+}  # fmt: skip
 
 
 def model(kind, dtype="float64"):
-    config = (
-        CONFIG
-        if kind is not BertForQuestionAnswering
-        else BertConfig.from_dict({**CONFIG.to_dict(), "id2label": {0: "a", 1: "b"}, "label2id": None})
-    )
-    return kind(config, seed=1, dtype=dtype)
+    return kind(CONFIGS.get(kind, CONFIG), seed=1, dtype=dtype)
 
 
 @pytest.fixture
@@ -56,7 +77,7 @@ def cupy():
 @pytest.mark.parametrize("kind", BATCHES, ids=[kind.__name__ for kind in BATCHES])
 def test_loss_gradients_and_outputs_are_those_of_the_host(cupy, kind):
     host, device = model(kind), model(kind).to("cuda")
-    batch = {**INPUTS, **BATCHES[kind]}
+    batch = BATCHES[kind]
     loss, gradients = host.loss_and_grads(**batch)
     device_loss, device_gradients = device.loss_and_grads(**batch)
     assert device_loss == pytest.approx(loss, rel=1e-12)
@@ -71,7 +92,7 @@ def test_loss_gradients_and_outputs_are_those_of_the_host(cupy, kind):
 
 def test_training_steps_with_dropout_are_those_of_the_host(cupy):
     """The masks of dropout are drawn on the host, so one seed is one run on either; float32, as people train."""
-    batch = {**INPUTS, **BATCHES[BertForPreTraining]}
+    batch = BATCHES[BertForPreTraining]
     weights = []
     for device in ("cpu", "cuda"):
         trained = model(BertForPreTraining, "float32").to(device)
