@@ -56,7 +56,7 @@ _HOME = {
     "reference_ops": "minissl.kernels",
     "replace_op": "minissl.kernels",
 }
-_ROOMS = ("gradcheck", "kernels", "models", "nn", "ops", "pretext", "text", "training")
+_ROOMS = ("gradcheck", "kernels", "models", "nn", "ops", "pretext", "text", "training", "vision")
 
 __all__ = [
     "BertConfig",

@@ -21,8 +21,10 @@ HEAVY = [
     "transformers",
     "tokenizers",
     "cupy",
+    "PIL",
+    "sklearn",
 ]
-ROOMS = ["gradcheck", "kernels", "models", "nn", "ops", "pretext", "text", "training"]
+ROOMS = ["gradcheck", "kernels", "models", "nn", "ops", "pretext", "text", "training", "vision"]
 
 
 def modules_after(code):
