@@ -70,10 +70,8 @@ def read_idx_folder(folder: Path) -> tuple[tuple[str, ...], Images, Images]:
     """
     train, heldout = (_read_part(folder, part) for part in PARTS)
     if train.pixels.shape[1:] != heldout.pixels.shape[1:]:
-        sizes = ["{1} × {2}".format(*part.pixels.shape[1:]) for part in (train, heldout)]
-        raise InputError(
-            f"{folder}: training images of {sizes[0]} pixels, held-out ones of {sizes[1]}; expected one size"
-        )
+        sizes = [" × ".join(map(str, part.pixels.shape[2:])) for part in (train, heldout)]
+        raise InputError(f"{folder}: training images of {sizes[0]} pixels, held-out ones of {sizes[1]}; expected one")
     return (FASHION if "fashion" in folder.resolve().name.lower() else CLASSES), train, heldout
 
 

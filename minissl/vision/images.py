@@ -47,7 +47,7 @@ class ImageParts(NamedTuple):
         for array in (*train, *heldout):
             if array is not None:
                 digest.update(f"{array.dtype.str} {array.shape}".encode())
-                digest.update(np.ascontiguousarray(array))
+                digest.update(np.ascontiguousarray(array).data)
         return cls(name, tuple(classes), train, heldout, digest.hexdigest())
 
 
@@ -88,7 +88,7 @@ class PixelScale(NamedTuple):
         return inputs
 
     def undo(self, inputs: Array) -> Array:
-        """Inputs (n, C, H, W) as image values, 0 black and 1 white for bytes; a model's may lie outside: not clipped."""
+        """Inputs (n, C, H, W) as image values, 0 black and 1 white for bytes; what a model makes up may lie outside."""
         scale, shift = self._by_channel(inputs)
         values: Array = inputs * scale + shift
         return values

@@ -28,7 +28,8 @@ def rows_of(step: int, n: int, batch_size: int, seed: int) -> Array:
         raise InputError(f"step {step}, {n} rows, batches of {batch_size}: expected 1 or more of each")
     at = (step - 1) * batch_size + np.arange(batch_size)
     passes = [_shuffled(n, number, seed) for number in range(at[0] // n, at[-1] // n + 1)]
-    return np.concatenate(passes)[at - at[0] // n * n]
+    rows: Array = np.concatenate(passes)[at - at[0] // n * n]
+    return rows
 
 
 @lru_cache(maxsize=4)  # shuffling 60,000 rows costs more than a batch

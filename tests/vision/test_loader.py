@@ -90,9 +90,10 @@ def test_an_error_comes_out_at_its_own_step_and_the_others_live():
 
 
 def test_the_caller_s_errstate_is_the_thread_s():
-    with np.errstate(divide="raise"), Loader(lambda step: {"x": np.ones(1) / np.zeros(1)}, 1, 1) as loader:
-        with pytest.raises(FloatingPointError):
-            loader(1)
+    with np.errstate(divide="raise"):
+        loader = Loader(lambda step: {"x": np.ones(1) / np.zeros(1)}, 1, 1)
+    with loader, pytest.raises(FloatingPointError):
+        loader(1)
 
 
 def test_closing_ends_the_thread_and_drops_what_waits():
