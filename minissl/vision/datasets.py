@@ -2,8 +2,9 @@
 
 What `load_images` takes, in the order in which it looks:
 
-1. `digits`: scikit-learn's 1,797 handwritten digits of 8 × 8 pixels, a fifth of each class held out.
-2. A folder with MNIST's four IDX files (Fashion-MNIST's have the same names), gzipped or not.
+1. `glyphs`: letters in Matplotlib's own fonts, held out in fonts that training does not show them in (`glyphs.py`).
+2. `digits`: scikit-learn's 1,797 handwritten digits of 8 × 8 pixels, a fifth of each class held out.
+3. A folder with MNIST's four IDX files (Fashion-MNIST's have the same names), gzipped or not.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
+from minissl.vision.glyphs import glyphs
 from minissl.vision.idx import CLASSES, has_idx, read_idx_folder
 from minissl.vision.images import ImageParts, Images
 
 HELDOUT_SHARE = 0.2  # of each class, where a set comes in one part
-EXPECTED = "digits or a folder with MNIST's IDX files"
+EXPECTED = "glyphs, digits, or a folder with MNIST's IDX files"
 
 
 def load_images(data: str, image_size: int | None = None) -> ImageParts:
@@ -26,7 +28,9 @@ def load_images(data: str, image_size: int | None = None) -> ImageParts:
 
     Raises InputError, with the file, for whatever is missing, damaged, of mixed sizes or modes, or without images.
     """
-    if data == "digits":
+    if data == "glyphs":
+        parts = glyphs()
+    elif data == "digits":
         parts = digits()
     else:
         path = Path(data)
