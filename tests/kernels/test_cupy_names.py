@@ -1,0 +1,74 @@
+"""CuPy's own names and signatures, without a device: every call that ops, models and a training step make fits them."""
+
+import inspect
+import re
+
+import numpy as np
+import pytest
+
+cupy = pytest.importorskip("cupy", reason="CuPy is not installed (extra: gpu)")
+
+import stand_in  # noqa: E402
+from minissl import BertForPreTraining  # noqa: E402
+from minissl.backend import ArrayLibrary  # noqa: E402
+from minissl.bench.step import bert_batch  # noqa: E402
+from minissl.gradcheck.cases import op_cases  # noqa: E402
+from minissl.models.bert import BertConfig  # noqa: E402
+from minissl.training.trainer import Trainer, TrainingOptions  # noqa: E402
+
+
+def every_call():
+    """What ops and a training step call of the library, as the stand-in saw it."""
+    stand_in.CALLS.clear()
+    with stand_in.in_place_of_cupy():
+        for case in op_cases():
+            y, cache = case.forward(**{name: stand_in.move(x) for name, x in case.inputs.items()})
+            case.backward(stand_in.move(np.ones(y.shape)), cache)
+        config = BertConfig(
+            vocab_size=50, hidden_size=12, num_hidden_layers=1, num_attention_heads=3, intermediate_size=17
+        )
+        trainer = Trainer(BertForPreTraining(config).to("cuda"), TrainingOptions(1, 1e-3, threads=1))
+        trainer.train_step([bert_batch(config, 3, 9)])
+        trainer.close()
+    return sorted(stand_in.CALLS)
+
+
+def signature(kind, name):
+    """CuPy's, where Python can tell it; of what is compiled, from the first line of its own documentation."""
+    found = getattr(cupy if kind == "function" else cupy.ndarray, name)
+    try:
+        return inspect.signature(found)
+    except (TypeError, ValueError):
+        line = re.search(r"^[\w.]+\((.*?)\)(?: ->|$)", found.__doc__.strip().splitlines()[0]).group(1)
+        names = re.sub(r"\b[A-Za-z_]\w* (?=\w)", "", line).replace("\\*", "*")  # `Py_ssize_t axis1` -> `axis1`
+        scope = {}
+        exec(f"def described({names}): pass", scope)
+        return inspect.signature(scope["described"])
+
+
+def fits(call):
+    kind, name, arguments, keywords = call
+    try:
+        signature(kind, name).bind(*[None] * (arguments + (kind == "method")), **dict.fromkeys(keywords))
+    except TypeError:
+        return False
+    return True
+
+
+def test_every_call_fits_cupys_signature():
+    calls = every_call()
+    assert len(calls) > 40
+    assert [call for call in calls if not fits(call)] == []
+
+
+def test_a_keyword_that_cupy_lacks_is_found():
+    assert not fits(("method", "sum", 0, ("where",)))
+    assert not fits(("function", "concatenate", 1, ("axes",)))
+    assert not fits(("function", "exp", 1, ("where",)))
+    assert fits(("method", "sum", 0, ("axis", "keepdims")))
+
+
+def test_every_name_of_the_array_library_is_cupys():
+    names = [name for name in ArrayLibrary.__annotations__ if name != "__name__"]
+    assert len(names) > 15
+    assert [name for name in names if not hasattr(cupy, name)] == []
