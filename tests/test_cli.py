@@ -330,7 +330,7 @@ def test_exercises_from_start_to_grade(here, capsys):
     assert main(["exercise", "reset"]) == 0
     capsys.readouterr()
     assert main(["exercise", "list"]) == 0
-    assert "0 of 18 passed" in capsys.readouterr().out
+    assert "0 of 22 passed" in capsys.readouterr().out
     assert main(["exercise", "grade", "minissl-exercises"]) == 0
     capsys.readouterr()
     assert "did you mean softmax?" in refused(capsys, "exercise", "start", "sotfmax")
@@ -340,8 +340,8 @@ def test_exercises_from_start_to_grade(here, capsys):
 
 def test_notebooks_for_nbgrader(here, capsys):
     assert main(["exercise", "notebooks", "course"]) == 0
-    assert len(list((here / "course").rglob("*.ipynb"))) == 18
-    assert capsys.readouterr().out.count(".ipynb") == 18
+    assert len(list((here / "course").rglob("*.ipynb"))) == 22
+    assert capsys.readouterr().out.count(".ipynb") == 22
 
 
 def test_figures_by_name(here, capsys):

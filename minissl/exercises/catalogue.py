@@ -10,6 +10,7 @@ from pathlib import Path
 
 from minissl.errors import InputError
 from minissl.exercises import graders_pairs as pairs
+from minissl.exercises import graders_patches as patches
 from minissl.exercises import graders_random as draws
 from minissl.exercises import graders_values as values
 from minissl.exercises.exercise import Exercise, Student, Verdict
@@ -42,6 +43,10 @@ GRADERS: dict[str, Callable[[Student], Verdict]] = {
     "adamw": grade_adamw,
     "test_layer_norm": grade_test("test_layer_norm", LAYER_NORM),
     "test_attention": grade_test("test_attention", ATTENTION),
+    "patchify": pairs.grade_op("patchify", patches.patchify_slips),
+    "restoring_order": patches.grade_restoring_order,
+    "masked_patch_loss": patches.grade_masked_patch_loss,
+    "position_table": patches.grade_position_table,
 }
 
 

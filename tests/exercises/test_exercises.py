@@ -13,6 +13,7 @@ from minissl.exercises import suspects
 from minissl.exercises.catalogue import GRADERS, exercise, exercises
 from minissl.exercises.exercise import StudentError
 from minissl.exercises.graders_tests import grade_test
+from minissl.exercises.grading import check_source
 from minissl.exercises.sandbox import Sandbox
 from minissl.recipes.own_ops import check_own_ops, load_own_ops, ops_that_run
 
@@ -163,6 +164,85 @@ WRONG = [
     ("adamw", "(np.sqrt(v_hat) + eps)", "np.sqrt(v_hat + eps)", "inside the root"),
     ("adamw", "return m, v,", "return m_hat, v_hat,", "stay uncorrected"),
     ("adamw", "return m, v,", "return", "expected m, v, w"),
+    ("patchify", "x = x.swapaxes(-4, -3)\n    x = np.moveaxis(x, -1, -5)\n    return x.reshape(*leading, channels",
+     "return dy.reshape(*leading, channels", "a reshape alone mixes"),
+    ("patchify", "leading, h, w, side, side, channels)\n    x = x.swap",
+     "leading, w, h, side, side, channels)\n    x = x.swap",
+     "h and w have changed places"),
+    ("patchify", "side, side, channels)\n    x = x.swapaxes(-4, -3)\n    x = np.moveaxis(x, -1, -5)",
+     "channels, side, side)\n    x = np.moveaxis(x, -3, -5).swapaxes(-3, -2)",
+     "row, column, channel; here they are read as"),
+    ("patchify", "x.swapaxes(-4, -3)\n    x = np.moveaxis(x, -1, -5)", "np.moveaxis(x, -1, -5)",
+     "w and P are not swapped"),
+    ("patchify", "x.swapaxes(-4, -3)\n    x = np.moveaxis(x, -1, -5)",
+     "x.swapaxes(-3, -2).swapaxes(-4, -3)\n    x = np.moveaxis(x, -1, -5)", "mirrored at its diagonal"),
+    ("patchify", "x = np.moveaxis(x, -1, -5)\n    return x.reshape(*leading, channels, height, width)",
+     "return x.reshape(*leading, height, width, channels)", "here they are last"),
+    ("patchify", "np.moveaxis(x, -1, -5)\n    return x.reshape(*leading, channels, height, width)",
+     "x.swapaxes(-4, -2)\n    x = np.moveaxis(x, -1, -5)\n    return x.reshape(*leading, channels, width, height)",
+     "value: dimages|shape: dimages"),
+    ("patchify", "return x.reshape(*leading, channels, height, width)",
+     "return x.reshape(*leading, channels, height, width) / side**2", "0.0625 times the right one"),
+    ("restoring_order", "np.argsort(shuffle, axis=1)\n", "shuffle\n", "shuffled once more"),
+    ("restoring_order", "everything[rows, ids]", "everything[rows, shuffle]", "shuffled once more"),
+    ("restoring_order", "return everything[rows, ids], (ids, K)", "return everything[rows, ids], (shuffle, K)",
+     "value: dvisible.*\n.*the cache is not what y was indexed with"),
+    ("restoring_order", "everything[rows, ids]", "everything", "still in shuffled order"),
+    ("restoring_order", "everything[rows, ids]", "everything[:, ids[0]]", "one image's order is used for all"),
+    ("restoring_order", "[visible, tokens]", "[tokens, visible]", "before the visible patches"),
+    ("restoring_order", "np.broadcast_to(mask_token, (B, N - K, D))", "np.zeros((B, N - K, D), visible.dtype)",
+     "zeros stand where"),
+    ("restoring_order", "np.broadcast_to(mask_token, (B, N - K, D))", "0.0 * np.ones((B, N - K, D)) + mask_token",
+     "dtype: y has dtype float64, expected float32"),
+    ("restoring_order", "return everything[rows, ids], (ids, K)", "return everything[rows, ids]",
+     "expected the pair y, cache"),
+    ("masked_patch_loss", "keepdims=True) / (n - 1)", "keepdims=True) / n", "unbiased one is divided by n - 1"),
+    ("masked_patch_loss", "target = centred / np.sqrt(variance + 1e-6)", "target = patches",
+     "the target is not normalised"),
+    ("masked_patch_loss", "centred / np.sqrt(variance + 1e-6)", "centred", "not divided by its deviation"),
+    ("masked_patch_loss", "centred / np.sqrt(variance + 1e-6)", "centred / (variance + 1e-6)", "not by its root"),
+    ("masked_patch_loss", "np.sqrt(variance + 1e-6)", "np.sqrt(variance)", "variance 0"),
+    ("masked_patch_loss", "np.sqrt(variance + 1e-6)", "(np.sqrt(variance) + 1e-6)", "under the root"),
+    ("masked_patch_loss", "    target = ", "    mask = np.ones_like(mask)\n    target = ",
+     "averaged over all N patches"),
+    ("masked_patch_loss", "    target = ", "    mask = ~mask if not mask.all() else mask\n    target = ",
+     "True means hidden"),
+    ("masked_patch_loss", "(difference * difference).mean()", "(difference * difference).sum() / prediction.size",
+     "divided by all of them"),
+    ("masked_patch_loss", "(difference * difference).mean()", "(difference * difference).sum()", "this is the sum"),
+    ("masked_patch_loss", "(difference * difference).mean()", "0.5 * (difference * difference).mean()", "no 1/2"),
+    ("masked_patch_loss", "dprediction[mask] = 2 * difference / difference.size",
+     "dprediction[...] = 2 * (prediction - target) / difference.size", "it is 0 there"),
+    ("masked_patch_loss", "= 2 * difference / difference.size", "= difference / difference.size",
+     "the 2 of the square"),
+    ("masked_patch_loss", "2 * difference / difference.size", "2 * difference", "divide by M·n"),
+    ("masked_patch_loss", "2 * difference / difference.size", "2 * difference / len(difference)", "divided by n too"),
+    ("masked_patch_loss", "2 * difference / difference.size", "2 * difference / prediction.size",
+     "over the hidden ones"),
+    ("masked_patch_loss", "2 * difference / difference.size", "-2 * difference / difference.size", "the sign"),
+    ("masked_patch_loss",
+     "patches.mean(axis=-1, keepdims=True)\n    variance = (centred * centred).sum(axis=-1, keepdims=True) "
+     "/ (n - 1)", "patches.mean()\n    variance = (centred * centred).sum() / (patches.size - 1)",
+     "here all patches share one"),
+    ("position_table", "np.sin(x * omega), np.cos(x * omega), np.sin(y * omega), np.cos(y * omega)",
+     "np.sin(y * omega), np.cos(y * omega), np.sin(x * omega), np.cos(x * omega)", "height comes first"),
+    ("position_table", "np.sin(x * omega), np.cos(x * omega), np.sin(y * omega), np.cos(y * omega)",
+     "np.sin(x * omega), np.sin(y * omega), np.cos(x * omega), np.cos(y * omega)", "both sines come first"),
+    ("position_table", "return table", "table[0] = np.tile(np.repeat([0, 1], d // 4), 2)\n    return table",
+     "with cos 0 = 1"),
+    ("position_table", "return table", "return table[1:]", "row of zeros is missing"),
+    ("position_table", "return table", "return np.roll(table, -1, axis=0)", "comes first, before the patches"),
+    ("position_table", "-4 * np.arange", "-2 * np.arange", "the frequencies fall"),
+    ("position_table", "np.divmod(np.arange(h * w)[:, None], w)",
+     "np.divmod(np.arange(h * w)[:, None], w)\n    x, y = x + 1, y + 1",
+     "counted from 1"),
+    ("position_table", "y, x = np.divmod(np.arange(h * w)[:, None], w)",
+     "x, y = np.divmod(np.arange(h * w)[:, None], h)",
+     "column by column"),
+    ("position_table", "    return table", "    pieces = table[1:].reshape(h * w, 2, 2, d // 4)\n"
+     "    table[1:] = pieces.swapaxes(2, 3).reshape(h * w, d)\n    return table", "take turns"),
+    ("position_table", "np.zeros((1 + h * w, d))", "np.zeros((1 + h * w, d), np.float32)",
+     "dtype: table has dtype float32"),
 ]  # fmt: skip
 
 
@@ -202,6 +282,25 @@ def test_a_wrong_answer_fails_with_the_words_that_help(wrong):
     assert verdict.score == 0
     assert re.search(words, "\n".join(verdict.lines)), verdict.lines
     assert [line[0] for line in verdict.lines].count("✗") == 1
+
+
+IMAGES = ("patchify", "restoring_order", "masked_patch_loss", "position_table")
+HOSTILE = [
+    ("return None", "returned None"),
+    ("return np.array([1, None])", "object|expected"),
+    ("import os; os._exit(0)", "ended Python itself"),
+    ("raise SystemExit(0)", "leaves Python at line"),
+]
+
+
+@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize(("body", "words"), HOSTILE)
+def test_a_hostile_file_does_not_pass(name, body, words):
+    source = exercise(name).stub.replace("raise NotImplementedError", body)
+    checked = check_source(exercise(name), source)
+    assert not checked.verdict.passed
+    assert checked.verdict.score == 0
+    assert re.search(words, checked.verdict.lines[-1]), checked.verdict.lines
 
 
 def test_division_by_rate_in_place_of_the_share_that_is_kept():
@@ -268,7 +367,7 @@ def test_an_exercise_is_found_by_number_and_by_name():
         exercise("sofmax")
     with pytest.raises(InputError, match="test_layer_norm"):
         exercise("layer_nrm")
-    with pytest.raises(InputError, match="expected 1 … 18"):
+    with pytest.raises(InputError, match="expected 1 … 22"):
         exercise("99")
 
 
