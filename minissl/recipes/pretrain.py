@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +27,24 @@ from minissl.recipes.own_ops import (
     ops_that_run,
     rehearse,
 )
+from minissl.recipes.session import (
+    begun,
+    last_line,
+    not_settings,
+    peak_memory_mb,
+    require_types,
+    require_values,
+    train_with_progress,
+    trainer_of,
+)
 from minissl.recipes.tasks import Batch, HmmTask, Landmarks, TaskOptions, TextTask, make_task
 from minissl.training.adamw import AdamW
-from minissl.training.loop import Interrupted, diverged, train
-from minissl.training.run_folder import CHECKPOINT, METRICS, SETTINGS, Checkpoint, RunFolder
-from minissl.training.trainer import StepRecord, Trainer, TrainingOptions
+from minissl.training.loop import Interrupted, diverged
+from minissl.training.run_folder import CHECKPOINT, METRICS, Checkpoint, RunFolder
+from minissl.training.trainer import Trainer, TrainingOptions
 from minissl.workers import available_cores
 
 BUILT_IN = ("docs", "hmm")
-CURVE_POINTS = 12  # how often in a run the held-out loss is measured for the curve
 CURVE_BATCHES = 4
 HELDOUT_ROWS = 2048
 HMM_DEFAULTS: dict[str, Any] = {
@@ -66,10 +75,7 @@ class PretrainOptions:
     save_every: int = 200
 
     def __post_init__(self) -> None:
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if type(value) is not type(f.default) and not (type(value) is int and isinstance(f.default, float)):
-                raise InputError(f"{f.name} is {value!r}, expected something like {f.default!r}")
+        require_types(self)
         expected: list[tuple[str, bool, str]] = [
             (
                 "data",
@@ -90,10 +96,7 @@ class PretrainOptions:
             ("threads", self.threads >= 0, "0 (one for each core) or more"),
             ("save_every", self.save_every >= 1, "1 or more"),
         ]
-        for name, fits, what in expected:
-            if not fits:
-                option = "--" + name.replace("_", "-")
-                raise InputError(f"{option} {getattr(self, name)!r}: expected {what}")
+        require_values(self, expected)
 
     @classmethod
     def for_data(cls, **chosen: Any) -> PretrainOptions:
@@ -196,7 +199,7 @@ def _options(folder: RunFolder) -> PretrainOptions:
     try:
         return PretrainOptions(**folder.settings["options"])
     except (KeyError, TypeError) as error:
-        raise _not_settings(folder, error) from error
+        raise not_settings(folder, error) from error
 
 
 def _kept_own_ops(folder: RunFolder) -> OwnOps | None:
@@ -205,12 +208,8 @@ def _kept_own_ops(folder: RunFolder) -> OwnOps | None:
     try:
         sha256 = folder.settings["own_ops"]["sha256"]
     except (KeyError, TypeError) as error:
-        raise _not_settings(folder, error) from error
+        raise not_settings(folder, error) from error
     return load_kept_own_ops(folder.path, sha256, _options(folder).ops)
-
-
-def _not_settings(folder: RunFolder, error: Exception) -> InputError:
-    return InputError(f"{folder.path}/{SETTINGS}: not the settings of this version of minissl ({error})")
 
 
 def _prepare(folder: RunFolder, began: float, own: OwnOps | None) -> _Run:
@@ -250,10 +249,7 @@ def _run(run: _Run, say: Callable[[str], None]) -> dict[str, Any]:
 
 
 def _train_and_evaluate(run: _Run, say: Callable[[str], None]) -> dict[str, Any]:
-    trainer = Trainer(run.model, run.options.training())
-    try:
-        if run.checkpoint is not None:
-            trainer.load_state(run.checkpoint.state, run.checkpoint.step)
+    with trainer_of(run.model, run.options.training(), run.folder, run.checkpoint) as trainer:
         say(_introduction(run, trainer))
         _train(run, trainer)
         with np.errstate(all="ignore"):  # the losses themselves are watched
@@ -262,20 +258,16 @@ def _train_and_evaluate(run: _Run, say: Callable[[str], None]) -> dict[str, Any]
             what = f"after the last step, the held-out loss is not finite ({metrics['mlm_loss']})"
             raise diverged(what, run.model, run.heldout, run.folder)
         return _finish(run, metrics, say)
-    except KeyboardInterrupt:  # after the last step, or for the second time
-        raise Interrupted(f"interrupted; {run.folder.go_on}") from None
-    finally:
-        trainer.close()
 
 
 def _introduction(run: _Run, trainer: Trainer) -> str:
     o, landmarks = run.options, run.landmarks
     floor = "" if landmarks.floor is None else f", exact floor {landmarks.floor:.3f}"
-    begun = f"going on after step {trainer.step}" if trainer.step else "from the beginning"
     return (
         f"{', '.join(o.data.splitlines())}: {run.task.summary}\n"
-        f"BERT {o.preset}: {trainer.weights.size:,} weights, vocabulary {len(run.task.tokenizer):,}; {o.steps:,} steps "
-        f"of {o.accumulate * o.batch_size} × {o.seq_len} tokens, {begun}, {trainer.options.threads} thread(s)\n"
+        f"BERT {o.preset}: {trainer.weights.size:,} weights, vocabulary {len(run.task.tokenizer):,}; "
+        f"{o.steps:,} steps of {o.accumulate * o.batch_size} × {o.seq_len} tokens, {begun(trainer)}, "
+        f"{trainer.options.threads} thread(s)\n"
         f"masked-LM landmarks (nats): chance {landmarks.chance:.3f}, unigram {landmarks.unigram:.3f}{floor}"
         + ("" if run.own is None else f"\nyour own in place of minissl's: {run.own}")
     )
@@ -283,29 +275,18 @@ def _introduction(run: _Run, trainer: Trainer) -> str:
 
 def _train(run: _Run, trainer: Trainer) -> None:
     """The loop, with its progress bar and the held-out loss measured along the way."""
-    from tqdm import tqdm
-
-    options, landmarks = run.options, run.landmarks
+    options = run.options
     curve = run.heldout[:CURVE_BATCHES]
-    every = max(1, options.steps // CURVE_POINTS)
-    smooth: dict[str, float] = {}
 
     def micro_batches(step: int) -> list[Batch]:
         first = (step - 1) * options.accumulate + 1
         return [run.task.batch(first + i) for i in range(options.accumulate)]
 
-    with tqdm(total=options.steps, initial=trainer.step, unit="step", mininterval=0.5, dynamic_ncols=True) as bar:
-
-        def on_step(record: StepRecord) -> dict[str, Any]:
-            for name, loss in record.losses.items():
-                smooth[name] = loss + 0.95 * (smooth.get(name, loss) - loss)
-            bar.set_description(_beside_landmarks(smooth, landmarks), refresh=False)
-            bar.update()
-            if record.step % every:
-                return {}
-            return {f"heldout_{k}": v for k, v in evaluate(trainer.model, curve, trainer).items() if k.endswith("loss")}
-
-        train(trainer, micro_batches, run.folder, began=run.began, save_every=options.save_every, on_step=on_step)
+    train_with_progress(
+        trainer, micro_batches, run.folder, began=run.began, save_every=options.save_every,
+        describe=lambda losses: _beside_landmarks(losses, run.landmarks),
+        heldout=lambda: {k: v for k, v in evaluate(trainer.model, curve, trainer).items() if k.endswith("loss")},
+    )  # fmt: skip
 
 
 def _beside_landmarks(losses: dict[str, float], landmarks: Landmarks) -> str:
@@ -375,18 +356,6 @@ def _attentions(model: BertForPreTraining, example: dict[str, Any], say: Callabl
         return _attentions(model, example, say)
 
 
-def peak_memory_mb() -> float | None:
-    """The most memory this process has held so far, in MB (10⁶ bytes); None where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    import sys
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
-
-
 def report(metrics: dict[str, Any], folder: Path) -> str:
     """The result in a few lines, each number beside its landmark."""
     floor = "" if metrics["mlm_floor"] is None else f", exact floor {metrics['mlm_floor']:.3f}"
@@ -399,6 +368,4 @@ def report(metrics: dict[str, Any], folder: Path) -> str:
             f"held-out next-sentence accuracy {metrics['nsp_accuracy']:.1%} over {metrics['nsp_pairs']:,} pairs "
             f"(chance 50 %); loss {metrics['nsp_loss']:.3f} (ln 2 = {math.log(2):.3f})"
         )
-    memory = "" if metrics["peak_memory_mb"] is None else f", {metrics['peak_memory_mb']:.0f} MB at most"
-    lines.append(f"{metrics['seconds']:.0f} s{memory}; everything is in {folder}")
-    return "\n".join(lines)
+    return "\n".join([*lines, last_line(metrics, folder)])

@@ -19,7 +19,7 @@ from minissl.models.bert import BertConfig
 from minissl.models.bert_heads import BertForQuestionAnswering
 from minissl.recipes.answers import best_texts, draw, load_reader, shown_answers, table, write_predictions
 from minissl.recipes.head_start import head_start, sharpen_likeness
-from minissl.recipes.pretrain import peak_memory_mb
+from minissl.recipes.session import peak_memory_mb
 from minissl.recipes.span_pretraining import SpanTask, pretrain_on_spans
 from minissl.text.answers import Score, best_sentence, random_spans, score, second_annotator
 from minissl.text.corpora import load_corpus

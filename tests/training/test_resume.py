@@ -178,7 +178,7 @@ def test_an_interruption_after_the_last_step(quick, never_stopped, monkeypatch, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("minissl.recipes.pretrain.CURVE_POINTS", 0.5)  # no held-out loss along the way
+        patch.setattr("minissl.recipes.session.CURVE_POINTS", 0.5)  # no held-out loss along the way
         patch.setattr(f"minissl.recipes.pretrain.{where}", interrupted)
         assert main(["pretrain", *OPTIONS, "--out", "run"]) == 2
     assert capsys.readouterr().err.splitlines()[-1].endswith("interrupted; go on with: minissl pretrain --resume run")
@@ -249,7 +249,7 @@ def test_a_diverging_run_keeps_its_last_checkpoint(quick, monkeypatch, capsys):
             trainers[0].weights *= 1e30
         return batch(task, step)
 
-    import minissl.recipes.pretrain as recipe
+    import minissl.recipes.session as recipe
 
     new = recipe.Trainer
     monkeypatch.setattr(recipe, "Trainer", lambda *a: trainers.append(new(*a)) or trainers[-1])

@@ -1,0 +1,101 @@
+"""What every pre-training run does around its model: check options, begin or go on, show progress, come to an end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from minissl.errors import InputError
+from minissl.training.loop import Interrupted, train
+from minissl.training.run_folder import SETTINGS, Checkpoint, RunFolder
+from minissl.training.trainer import Batch, StepRecord, Trainer, TrainingOptions
+
+CURVE_POINTS = 12  # how often in a run the held-out loss is measured for the curve
+
+
+def require_types(options: Any) -> None:
+    """Raise InputError for a field of another type than its default, as a settings file may hold."""
+    for f in fields(options):
+        value = getattr(options, f.name)
+        if type(value) is not type(f.default) and not (type(value) is int and isinstance(f.default, float)):
+            raise InputError(f"{f.name} is {value!r}, expected something like {f.default!r}")
+
+
+def require_values(options: Any, expected: list[tuple[str, bool, str]]) -> None:
+    """Raise InputError for the first (field, whether its value fits, what is expected) that does not fit."""
+    for name, fits, what in expected:
+        if not fits:
+            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)!r}: expected {what}")
+
+
+def not_settings(folder: RunFolder, error: Exception) -> InputError:
+    """The error for a run's settings that are none."""
+    return InputError(f"{folder.path}/{SETTINGS}: not the settings of this version of minissl ({error})")
+
+
+@contextmanager
+def trainer_of(
+    model: Any, options: TrainingOptions, folder: RunFolder, checkpoint: Checkpoint | None
+) -> Iterator[Trainer]:
+    """A trainer that begins, or goes on after the checkpoint; Ctrl-C within the block says how to go on."""
+    trainer = Trainer(model, options)
+    try:
+        if checkpoint is not None:
+            trainer.load_state(checkpoint.state, checkpoint.step)
+        yield trainer
+    except KeyboardInterrupt:  # after the last step, or for the second time
+        raise Interrupted(f"interrupted; {folder.go_on}") from None
+    finally:
+        trainer.close()
+
+
+def begun(trainer: Trainer) -> str:
+    """In words: where the run stands."""
+    return f"going on after step {trainer.step}" if trainer.step else "from the beginning"
+
+
+def train_with_progress(
+    trainer: Trainer, micro_batches: Callable[[int], list[Batch]], folder: RunFolder, *, began: float, save_every: int,
+    describe: Callable[[dict[str, float]], str], heldout: Callable[[], dict[str, Any]],
+) -> None:  # fmt: skip
+    """`train` with a progress bar: `describe` puts the smoothed losses beside their landmarks.
+
+    What `heldout` measures, some CURVE_POINTS times in a run, is logged as `heldout_NAME`.
+    """
+    from tqdm import tqdm
+
+    steps = trainer.options.steps
+    every = max(1, steps // CURVE_POINTS)
+    smooth: dict[str, float] = {}
+
+    with tqdm(total=steps, initial=trainer.step, unit="step", mininterval=0.5, dynamic_ncols=True) as bar:
+
+        def on_step(record: StepRecord) -> dict[str, Any]:
+            for name, loss in record.losses.items():
+                smooth[name] = loss + 0.95 * (smooth.get(name, loss) - loss)
+            bar.set_description(describe(smooth), refresh=False)
+            bar.update()
+            return {} if record.step % every else {f"heldout_{k}": v for k, v in heldout().items()}
+
+        train(trainer, micro_batches, folder, began=began, save_every=save_every, on_step=on_step)
+
+
+def peak_memory_mb() -> float | None:
+    """The most memory this process has held so far, in MB (10⁶ bytes); None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
+
+
+def last_line(metrics: dict[str, Any], folder: Path) -> str:
+    """The end of a report: how long, how much memory, where everything is."""
+    memory = "" if metrics["peak_memory_mb"] is None else f", {metrics['peak_memory_mb']:.0f} MB at most"
+    return f"{metrics['seconds']:.0f} s{memory}; everything is in {folder}"
