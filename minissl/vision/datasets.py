@@ -5,49 +5,81 @@ What `load_images` takes, in the order in which it looks:
 1. `glyphs`: letters in Matplotlib's own fonts, held out in fonts that training does not show them in (`glyphs.py`).
 2. `digits`: scikit-learn's 1,797 handwritten digits of 8 × 8 pixels, a fifth of each class held out.
 3. A folder with MNIST's four IDX files (Fashion-MNIST's have the same names), gzipped or not.
+4. A folder with CIFAR-10's `data_batch_*.bin` and `test_batch.bin`, or one such file, gzipped or not.
+5. A folder with a folder of PNG or JPEG files for each class, or a `.tar`, `.tar.gz` or `.tgz` of one (`folders.py`).
+
+What comes in one part holds out a fifth of each class, the same images every time.
 """
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
+from minissl.vision import cifar
+from minissl.vision.folders import read_image_folder, read_image_tar
 from minissl.vision.glyphs import glyphs
 from minissl.vision.idx import CLASSES, has_idx, read_idx_folder
 from minissl.vision.images import ImageParts, Images
 
-HELDOUT_SHARE = 0.2  # of each class, where a set comes in one part
-EXPECTED = "glyphs, digits, or a folder with MNIST's IDX files"
+HELDOUT_SHARE = 0.2
+TARS = (".tar", ".tar.gz", ".tgz")
+EXPECTED = (
+    "glyphs, digits, a folder of classes with PNG or JPEG files or a .tar.gz of one, a folder with MNIST's IDX files, "
+    "or CIFAR-10's .bin files"
+)
 
 
 def load_images(data: str, image_size: int | None = None) -> ImageParts:
     """Read a set of images (see the head of this file). The same `data` gives the same parts every time.
 
+    PNG and JPEG files are cropped and resized to `image_size` pixels a side; without it they must have one size.
     Raises InputError, with the file, for whatever is missing, damaged, of mixed sizes or modes, or without images.
     """
+    if image_size is not None and image_size < 1:
+        raise InputError(f"image size {image_size}: expected pixels a side, 1 or more")
     if data == "glyphs":
         parts = glyphs()
     elif data == "digits":
         parts = digits()
     else:
-        path = Path(data)
-        if not path.exists():
-            raise InputError(f"{data}: no such file or folder; expected {EXPECTED}")
-        if not (path.is_dir() and has_idx(path)):
-            raise InputError(f"{data}: not a set of images; expected {EXPECTED}")
-        classes, train, heldout = read_idx_folder(path)
-        parts = ImageParts.of(path.resolve().name, classes, train, heldout)
+        parts = _read_path(Path(data), image_size)
     _require_classes(parts, data)
     height, width = parts.train.pixels.shape[2:]
     if image_size is not None and (height, width) != (image_size, image_size):
         raise InputError(
             f"{data}: its images have {height} × {width} pixels, asked for {image_size} × {image_size}; "
-            "only images of a folder of classes are resized"
+            "only PNG and JPEG files are resized"
         )
     return parts
+
+
+def _read_path(path: Path, image_size: int | None) -> ImageParts:
+    try:
+        path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}; expected {EXPECTED}") from None
+    name = Path(os.path.realpath(path)).name  # of "." too
+    heldout: Images | None = None
+    if path.is_dir():
+        if has_idx(path):
+            classes, train, heldout = read_idx_folder(path)
+        elif cifar.has_cifar(path):
+            classes, train, heldout = cifar.read_cifar_folder(path)
+        else:
+            classes, train, heldout = read_image_folder(path, image_size)
+    elif name.lower().endswith(cifar.SUFFIXES):
+        classes, train = cifar.read_names(path.parent), cifar.read_cifar(path)
+    elif name.lower().endswith(TARS):
+        classes, train, heldout = read_image_tar(path, image_size)
+    else:
+        raise InputError(f"{path}: not a set of images by its name; expected {EXPECTED}")
+    name = next((name[: -len(end)] for end in (*TARS, *cifar.SUFFIXES) if name.lower().endswith(end)), name)
+    return hold_out(name, classes, train) if heldout is None else ImageParts.of(name, classes, train, heldout)
 
 
 def digits() -> ImageParts:
@@ -67,19 +99,19 @@ def digits() -> ImageParts:
 def hold_out(name: str, classes: tuple[str, ...], images: Images) -> ImageParts:
     """Hold out a fifth of each class, at least one image of it, the same ones every time; both parts in file order.
 
-    Raises InputError for a class with fewer than two images.
+    Without labels, a fifth of all. Raises InputError for a class with fewer than two images.
     """
-    assert images.labels is not None
     rng = np.random.default_rng(0)
+    n = len(images.pixels)
+    labels = np.zeros(n, np.int64) if images.labels is None else images.labels
     chosen: list[Array] = []
-    for number, label in enumerate(classes):
-        rows = np.flatnonzero(images.labels == number)
+    for number, label in enumerate(classes or ("image",)):
+        rows = np.flatnonzero(labels == number)
         if len(rows) < 2:
             raise InputError(f"{name}: {len(rows)} image(s) of class {label!r}; two are needed, to hold one out")
         chosen.append(rng.permutation(rows)[: max(1, round(HELDOUT_SHARE * len(rows)))])
     heldout = np.sort(np.concatenate(chosen))
-    train = np.setdiff1d(np.arange(len(images.labels)), heldout)
-    return ImageParts.of(name, classes, images.take(train), images.take(heldout))
+    return ImageParts.of(name, classes, images.take(np.setdiff1d(np.arange(n), heldout)), images.take(heldout))
 
 
 def _require_classes(parts: ImageParts, data: str) -> None:

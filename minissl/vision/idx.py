@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -71,8 +72,8 @@ def read_idx_folder(folder: Path) -> tuple[tuple[str, ...], Images, Images]:
     train, heldout = (_read_part(folder, part) for part in PARTS)
     if train.pixels.shape[1:] != heldout.pixels.shape[1:]:
         sizes = [" × ".join(map(str, part.pixels.shape[2:])) for part in (train, heldout)]
-        raise InputError(f"{folder}: training images of {sizes[0]} pixels, held-out ones of {sizes[1]}; expected one")
-    return (FASHION if "fashion" in folder.resolve().name.lower() else CLASSES), train, heldout
+        raise InputError(f"{folder}: training images of {sizes[0]} pixels, held-out of {sizes[1]}; expected one size")
+    return (FASHION if "fashion" in Path(os.path.realpath(folder)).name.lower() else CLASSES), train, heldout
 
 
 def _read_part(folder: Path, part: str) -> Images:

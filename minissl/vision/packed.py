@@ -18,9 +18,9 @@ def read_packed(path: str | Path) -> bytes:
     Raises InputError where the file is missing, cannot be read, is damaged or cut short, or holds over MOST_BYTES.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise InputError(f"{path}: is not a file")
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InputError(f"{path}: is not a file")
         with path.open("rb") as file:
             packed = file.read(2) == _GZIP
             file.seek(0)

@@ -45,7 +45,25 @@ def test_a_fifth_of_each_class_is_held_out_always_the_same():
 
 
 def test_what_is_no_set(tmp_path):
-    with pytest.raises(InputError, match="no such file or folder; expected"):
+    with pytest.raises(InputError, match="No such file or directory; expected glyphs, digits"):
         load_images(str(tmp_path / "none"))
-    with pytest.raises(InputError, match="expected"):
+    with pytest.raises(InputError, match="no images; expected PNG or JPEG"):
         load_images(str(tmp_path))
+    (tmp_path / "a.zip").touch()
+    with pytest.raises(InputError, match="not a set of images by its name; expected glyphs"):
+        load_images(str(tmp_path / "a.zip"))
+    with pytest.raises(InputError, match="File name too long"):
+        load_images("a" * 5000)
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(InputError, match="symbolic links"):
+        load_images(str(tmp_path / "loop"))
+
+
+def test_a_size_for_a_set_that_has_its_own():
+    with pytest.raises(
+        InputError, match="glyphs: its images have 32 × 32 pixels, asked for 28 × 28; only PNG and JPEG"
+    ):
+        load_images("glyphs", 28)
+    with pytest.raises(InputError, match="image size 0: expected"):
+        load_images("glyphs", 0)
+    assert load_images("glyphs", 32).train.pixels.shape == (20_000, 3, 32, 32)
