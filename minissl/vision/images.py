@@ -105,12 +105,12 @@ class PixelScale(NamedTuple):
 
     def save(self, folder: str | Path, size: tuple[int, int]) -> None:
         """Write preprocessor_config.json, as Hugging Face's ViTImageProcessor reads it; `size` is (height, width)."""
-        rescaled = self.rescale != 1
+        rescaled = self.rescale != 1  # else floats of any size, which Pillow, who would resize them, does not take
         write_json(
             Path(folder) / PREPROCESSOR,
             {
                 "image_processor_type": "ViTImageProcessor",
-                "do_resize": True,
+                "do_resize": rescaled,
                 "size": {"height": size[0], "width": size[1]},
                 "resample": BILINEAR,
                 "do_rescale": rescaled,
