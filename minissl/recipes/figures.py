@@ -13,10 +13,10 @@ ELSEWHERE = "docs-loss and docs-attention are pictures of a run: `minissl pretra
 
 def figures() -> dict[str, Callable[[Path], None]]:
     """Every figure by name; called with a folder, each writes NAME.png into it."""
-    from minissl.plots import lessons, lessons_attention
+    from minissl.plots import lessons, lessons_attention, lessons_images
     from minissl.recipes import ablation
 
-    return lessons.FIGURES | lessons_attention.FIGURES | ablation.FIGURES
+    return lessons.FIGURES | lessons_attention.FIGURES | ablation.FIGURES | lessons_images.FIGURES
 
 
 def listing() -> str:

@@ -6,7 +6,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 
 from minissl.errors import InputError
-from minissl.plots import lessons
+from minissl.plots import lessons, lessons_images
 from minissl.recipes import figures
 from minissl.recipes.figures import listing, rebuild
 
@@ -44,17 +44,19 @@ def test_the_list_names_every_figure_with_what_it_shows():
     assert "docs-loss" in lines[-1]
 
 
-@pytest.mark.parametrize("name", list(lessons.FIGURES))
-def test_nothing_written_in_a_figure_of_lessons_1_to_3_covers_another(name, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("module", "name"), [(module, name) for module in (lessons, lessons_images) for name in module.FIGURES]
+)
+def test_nothing_written_in_a_lessons_figure_covers_another(module, name, tmp_path, monkeypatch):
     kept = []
 
     def keep(figure, path):
         FigureCanvasAgg(figure).draw()
         kept.append((figure, path))
 
-    monkeypatch.setattr(lessons, "save", keep)
+    monkeypatch.setattr(module, "save", keep)
     monkeypatch.setattr(lessons, "arriving", lambda stack: (np.linspace(1, 0, 25), np.ones(25)))  # 3 s
-    lessons.FIGURES[name](tmp_path)
+    module.FIGURES[name](tmp_path)
     figure, path = kept[0]
     assert path == tmp_path / f"{name}.png"
     width, height = figure.canvas.get_width_height()
