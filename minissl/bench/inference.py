@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from threadpoolctl import threadpool_info, threadpool_limits
+from threadpoolctl import threadpool_limits
 
-from minissl.bench.step import check_options, import_torch
+from minissl.bench.turns import check_options, import_torch, table, times_in_turn
 from minissl.errors import InputError
 from minissl.models.bert import PRESETS, BertConfig, BertModel
 
 SHAPES = {"tiny": (32, 64), "mini": (16, 128), "small": (8, 128), "base": (8, 128)}  # batch × length
-WARM_UP = 3
 TOLERANCE = 2e-5  # of the largest output: float32's rounding, through twelve layers
 
 
@@ -24,9 +21,8 @@ def compare(preset: str, rounds: int, threads: int) -> str:
 
     Raises InputError where PyTorch or transformers is missing, or the three do not compute the same hidden states.
     """
-    threads = check_options(preset, rounds, threads)
-    torch, transformers = import_torch()
-    torch.set_num_threads(threads)
+    threads = check_options(preset, PRESETS, rounds, threads)
+    torch, transformers = import_torch(threads)
     model = BertModel(BertConfig(**PRESETS[preset]))
     rows, length = SHAPES[preset]
     rng = np.random.default_rng(0)
@@ -61,34 +57,10 @@ def compare(preset: str, rounds: int, threads: int) -> str:
             error = np.abs(run() - expected).max() / np.abs(expected).max()
             if not error <= TOLERANCE:
                 raise InputError(f"{name}: outputs differ by {error:.1e} of the largest, so nothing was timed")
-        if torch.get_num_threads() != threads:
-            raise InputError(f"PyTorch runs on {torch.get_num_threads()} threads, not {threads}, so nothing was timed")
-        times = _times(runs, rounds)
-    lines = [f"BertModel {preset}, evaluation, batch {rows} × {length}, {threads} thread(s), float32"]
-    lines += [f"{name:<15} {statistics.median(t) * 1e3:8.1f} ms (median of {rounds})" for name, t in times.items()]
-    ours = times.pop("minissl")
-    for name, theirs in times.items():
-        ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-        middle = statistics.median(ratios)
-        lines.append(f"minissl / {name}, pair by pair: {middle:.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f})")
-    lines.append(
-        f"NumPy {np.__version__} on {_blas()}, PyTorch {torch.__version__}, transformers {transformers.__version__}"
+        times = times_in_turn(runs, rounds)
+    return "\n".join(
+        [
+            f"BertModel {preset}, evaluation, batch {rows} × {length}, {threads} thread(s), float32",
+            *table(times, torch, transformers),
+        ]
     )
-    return "\n".join(lines)
-
-
-def _times(runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(WARM_UP + rounds):
-        for name, run in runs.items():
-            began = time.perf_counter()
-            run()
-            if number >= WARM_UP:
-                times[name].append(time.perf_counter() - began)
-    return times
-
-
-def _blas() -> str:
-    """NumPy's BLAS and the kind of processor that it was built or told to run for: PyTorch brings its own."""
-    found = [b for b in threadpool_info() if b["user_api"] == "blas"]
-    return ", ".join(f"{b['internal_api']} {b['version']} ({b.get('architecture', '?')})" for b in found) or "its BLAS"

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from minissl.backend import Array
+from minissl.bench.turns import LEARNING_RATE, check_options, import_torch, table, times_in_turn, torch_step
 from minissl.errors import InputError
 from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
 from minissl.pretext.mlm import mask_tokens
@@ -17,7 +16,6 @@ from minissl.training.trainer import Trainer, TrainingOptions
 from minissl.workers import available_cores
 
 SHAPES = {"tiny": (32, 64), "mini": (16, 128), "small": (8, 128), "base": (4, 128)}  # batch × length
-LEARNING_RATE = 1e-4
 
 
 def training_step(model: Any, batch: dict[str, Array], threads: int = 0) -> Callable[[], float]:
@@ -47,9 +45,8 @@ def compare(preset: str, rounds: int, threads: int) -> str:
 
     Raises InputError where PyTorch or transformers is missing, or the two do not compute the same loss.
     """
-    threads = check_options(preset, rounds, threads)
-    torch, transformers = import_torch()
-    torch.set_num_threads(threads)
+    threads = check_options(preset, PRESETS, rounds, threads)
+    torch, transformers = import_torch(threads)
     config = BertConfig(**PRESETS[preset])
     model = BertForPreTraining(config)
     batch = bert_batch(config, *SHAPES[preset])
@@ -63,65 +60,12 @@ def compare(preset: str, rounds: int, threads: int) -> str:
         )
     steps = {
         "minissl": training_step(model, batch, threads),
-        "Hugging Face": _torch_step(torch, theirs.train(), tensors),
+        "Hugging Face": torch_step(torch, theirs.train(), tensors),
     }
-    if torch.get_num_threads() != threads:
-        raise InputError(f"PyTorch runs on {torch.get_num_threads()} threads, not {threads}, so nothing was timed")
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for number in range(rounds + 3):  # the first three warm up
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            if number >= 3:
-                times[name].append(time.perf_counter() - began)
-    ratios = sorted(a / b for a, b in zip(*times.values(), strict=True))
-    rows = [
-        f"preset {preset}, batch {SHAPES[preset][0]} × {SHAPES[preset][1]}, {threads} thread(s), dropout on, float32"
-    ]
-    rows += [f"{name:<14} {statistics.median(t) * 1e3:8.1f} ms (median of {rounds})" for name, t in times.items()]
-    rows.append(
-        f"minissl / Hugging Face, pair by pair: {statistics.median(ratios):.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f})"
+    rows, length = SHAPES[preset]
+    return "\n".join(
+        [
+            f"preset {preset}, batch {rows} × {length}, {threads} thread(s), dropout on, float32",
+            *table(times_in_turn(steps, rounds), torch, transformers),
+        ]
     )
-    rows.append(f"NumPy {np.__version__}, PyTorch {torch.__version__}, transformers {transformers.__version__}")
-    return "\n".join(rows)
-
-
-def check_options(preset: str, rounds: int, threads: int) -> int:
-    """Return the number of threads, where 0 asks for one a core. Raises InputError for what cannot be run."""
-    if preset not in PRESETS:
-        raise InputError(f"--preset {preset}: expected one of {', '.join(PRESETS)}")
-    if rounds < 1 or threads < 0:
-        raise InputError(
-            f"--rounds {rounds}, --threads {threads}: expected 1 round or more, 0 threads (all cores) or more"
-        )
-    return threads or available_cores()
-
-
-def import_torch() -> tuple[Any, Any]:
-    """Return PyTorch and transformers. Raises InputError where one is missing."""
-    try:
-        import torch
-        import transformers
-    except ImportError as error:
-        raise InputError(
-            f"the comparison needs PyTorch and transformers: pip install 'minissl[parity]' ({error})"
-        ) from error
-    return torch, transformers
-
-
-def _torch_step(torch: Any, model: Any, tensors: dict[str, Any]) -> Callable[[], float]:
-    """The same step as a user of transformers writes it: decay on matrices alone, clipping at 1."""
-    plain = [p for name, p in model.named_parameters() if name.endswith("bias") or "LayerNorm" in name]
-    decayed = [p for name, p in model.named_parameters() if not (name.endswith("bias") or "LayerNorm" in name)]
-    groups = [{"params": decayed, "weight_decay": 0.01}, {"params": plain, "weight_decay": 0.0}]
-    optimiser = torch.optim.AdamW(groups, lr=LEARNING_RATE, eps=1e-6)
-
-    def step() -> float:
-        optimiser.zero_grad()
-        loss = model(**tensors).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        return float(loss.item())
-
-    return step
