@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import io
+import re
 import tarfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -34,6 +35,7 @@ TRAIN_NAMES = ("train", "training")
 HELDOUT_NAMES = ("heldout", "val", "valid", "validation", "dev", "test")
 KINDS = {1: "grey", 3: "colour"}  # by channels
 DEEPEST = 5  # folders inside each other: some around all, the part, the class
+STRANGE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 TOO_DEEP = "stands too deep; expected CLASS/IMAGE, or train/CLASS/IMAGE"
 
 
@@ -117,8 +119,9 @@ def _cut(data: bytes, start: int, size: int) -> bytes:
 def _read(entries: list[Entry], where: str, image_size: int | None) -> Found:
     entries = [entry for entry in entries if not any(part.startswith(".") for part in entry.parts)]
     for entry in entries:
-        if not entry.where.isprintable():
-            raise InputError(f"{where}: a name with strange characters: {'/'.join(entry.parts)!r}; rename it")
+        name = "/".join(entry.parts)
+        if STRANGE.search(name):
+            raise InputError(f"{where}: a name with control characters, or not in UTF-8: {name!r}; rename it")
     entries = _without_outer_folders(entries)
     tops = _folders(entries)
     train = next((name for name in TRAIN_NAMES if name in tops), None)
@@ -268,11 +271,9 @@ def _plain(image: Image, where: str) -> Image:
     """An image in mode L (grey) or RGB. Raises InputError where that would lose something."""
     if image.mode in ("L", "RGB") and "transparency" not in image.info:
         return image
-    if image.mode == "1":
-        return image.convert("L")
-    if image.mode not in ("L", "RGB", "P", "PA", "LA", "RGBA"):
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
         raise InputError(f"{where}: an image of mode {image.mode}; save it with 8 bits, in grey or RGB")
-    grey = image.mode in ("L", "LA")
+    grey = image.mode in ("1", "L", "LA")
     image = image.convert("RGBA")
     if np.asarray(image.getchannel("A")).min() < 255:
         raise InputError(f"{where}: has transparent pixels; save it on a background")

@@ -2,6 +2,7 @@
 
 import gzip
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,13 @@ def test_gzip_that_is_damaged_or_unpacks_without_end(tmp_path, monkeypatch):
     path.write_bytes(gzip.compress(idx(np.zeros((5, 20, 20)))))
     with pytest.raises(InputError, match="unpacks to more than 1,000 bytes"):
         read_idx(path, 3)
+    path.write_bytes(gzip.compress(bytes(30_000_000)))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="unpacks to more than"):
+        read_idx(path, 3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3_000_000
     with pytest.raises(InputError, match="is not a file"):
         read_idx(tmp_path, 3)
     with pytest.raises(InputError, match="no such file"):

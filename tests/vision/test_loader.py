@@ -57,8 +57,10 @@ def test_batches_are_made_ahead_by_another_thread_and_no_further_than_asked():
         time.sleep(0.05)
         assert made == [5, 6, 7]
     assert threading.get_ident() not in threads
-    with Loader(make, 99, 100, ahead=5):
-        pass
+    with Loader(make, 99, 100, ahead=5) as loader:
+        loader(99)
+        loader(100)
+        time.sleep(0.05)
     assert not set(made) & {101, 102}
 
 
