@@ -8,11 +8,13 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 from minissl.errors import InputError
+from minissl.workers import launched, rank
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,10 +22,11 @@ def main(argv: list[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without the letter "≤" shows "?"
         sys.stdout.reconfigure(errors="replace")
     arguments = _parser().parse_args(argv)
+    first = rank() == 0
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_: print(f"minissl: {message}", file=sys.stderr)
-            status = int(arguments.run(arguments))
+            warnings.showwarning = lambda message, *_: print(f"minissl: {message}", file=sys.stderr) if first else None
+            status = int(arguments.run(arguments)) if launched() == 1 else _run_as_one_of_several(arguments)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # the reader of our output has gone, as in `minissl info | head -1`
@@ -37,8 +40,19 @@ def main(argv: list[str] | None = None) -> int:
         message = str(error) if error.filename is None else f"{error.filename}: {error.strerror}"
     except MemoryError as error:
         message = f"not enough memory ({error}); a smaller --batch-size, --seq-len or --preset needs less"
-    print(f"minissl: {message}", file=sys.stderr)
+    if first:
+        print(f"minissl: {message}", file=sys.stderr)
     return 2
+
+
+def _run_as_one_of_several(a: argparse.Namespace) -> int:
+    """Under mpirun: the first process speaks for all."""
+    from minissl.training.processes import none_is_left
+
+    if a.run is not _pretrain:
+        raise InputError(f"started as {launched()} processes; only minissl pretrain shares its work among several")
+    with none_is_left(), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
+        return int(a.run(a))
 
 
 def _pretrain(a: argparse.Namespace) -> int:
@@ -60,7 +74,8 @@ def _pretrain(a: argparse.Namespace) -> int:
     else:
         folder = Path(a.resume)
         metrics = resume(folder, print)
-    print(report(metrics, folder))
+    if rank() == 0:
+        print(report(metrics, folder))
     return 0
 
 

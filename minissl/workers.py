@@ -16,6 +16,7 @@ from minissl.backend import Array
 
 Result = TypeVar("Result")
 
+BETWEEN_LOOKS = 1e-4  # seconds between two calls of what a caller does meanwhile
 SHARE_TOKENS = 512  # of an evaluation's share: enough that a matrix product is at its fastest, few enough for the cache
 
 
@@ -33,14 +34,21 @@ class Workers:
         self._blas.hold()
         self._pool = ThreadPoolExecutor(threads) if threads > 1 else None
 
-    def map(self, work: Callable[[int], Result], count: int) -> list[Result]:
+    def map(
+        self, work: Callable[[int], Result], count: int, meanwhile: Callable[[], None] | None = None
+    ) -> list[Result]:
         """Return [work(0), …, work(count-1)], in that order, whoever finishes first.
 
-        The threads see the caller's `np.errstate`. What one of them raises is raised once all have ended.
+        The threads see the caller's `np.errstate`. What one of them raises is raised once all have ended. `meanwhile`
+        is called by the caller's thread, again and again until then; even a single piece of work is then a thread's.
         """
-        if self._pool is None or count == 1:
+        if meanwhile is not None and self._pool is None:
+            self._pool = ThreadPoolExecutor(1)
+        if self._pool is None or (count == 1 and meanwhile is None):
             return [copy_context().run(_marked, work, i) for i in range(count)]
         futures = [self._pool.submit(copy_context().run, _marked, work, i) for i in range(count)]
+        while meanwhile is not None and wait(futures, timeout=BETWEEN_LOOKS).not_done:
+            meanwhile()
         wait(futures)
         return [future.result() for future in futures]
 
@@ -186,3 +194,13 @@ def slices(size: int, parts: int, align: int = 1024) -> list[Any]:
     """Cut range(size) into `parts` slices whose edges are multiples of `align`, the same on every call."""
     edges = [min(size, -(-size * i // parts // align) * align) for i in range(parts)] + [size]
     return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def launched() -> int:
+    """How many processes mpirun started this one among; 1 where it did not."""
+    return max(int(os.environ.get(name, "1")) for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
+
+
+def rank() -> int:
+    """This process's number among them, from 0."""
+    return max(int(os.environ.get(name, "0")) for name in ("PMI_RANK", "OMPI_COMM_WORLD_RANK"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from minissl.backend import Array, array_module
@@ -69,6 +69,8 @@ class Grads:
     """A gradient for every parameter of a module: one flat buffer, laid out as by `Module.pack`."""
 
     def __init__(self, module: Module):
+        """`added`, where it is set, is called with each parameter after a gradient was added to it."""
+        self.added: Callable[[Param], None] | None = None
         params = packing_order(module)
         first = params[0].data
         self.flat: Array = array_module(first).zeros(sum(p.data.size for p in params), first.dtype)
@@ -92,6 +94,8 @@ class Grads:
             view[...] = gradient
         else:
             view += gradient
+        if self.added is not None:
+            self.added(param)
 
     def __getitem__(self, param: Param) -> Array:
         """Return the parameter's gradient so far."""

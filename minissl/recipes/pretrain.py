@@ -29,20 +29,24 @@ from minissl.recipes.own_ops import (
 )
 from minissl.recipes.session import (
     begun,
+    default_threads,
     last_line,
+    new_folder,
     not_settings,
+    open_folder,
     peak_memory_mb,
     require_types,
     require_values,
+    shared_work,
     train_with_progress,
     trainer_of,
 )
 from minissl.recipes.tasks import Batch, HmmTask, Landmarks, TaskOptions, TextTask, make_task
 from minissl.training.adamw import AdamW
 from minissl.training.loop import Interrupted, diverged
+from minissl.training.processes import all_or_none, find_processes
 from minissl.training.run_folder import CHECKPOINT, METRICS, Checkpoint, RunFolder
 from minissl.training.trainer import Trainer, TrainingOptions
-from minissl.workers import available_cores
 
 BUILT_IN = ("docs", "hmm")
 CURVE_BATCHES = 4
@@ -130,7 +134,10 @@ class PretrainOptions:
     def training(self) -> TrainingOptions:
         """The part that says how to train."""
         adamw = AdamW(bias_correction=self.bias_correction)
-        threads = min(self.threads or available_cores(), self.batch_size)  # each thread takes one row or more
+        rows = self.batch_size // find_processes().size  # each thread takes one row or more
+        if not rows:
+            raise InputError(f"--batch-size {self.batch_size}: of {find_processes().size} processes some have no row")
+        threads = min(self.threads or default_threads(), rows)
         return TrainingOptions(
             self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw
         )
@@ -147,23 +154,29 @@ def pretrain(
 ) -> dict[str, Any]:
     """Start a run in the new folder `out`; return its metrics. Raises InputError for what a person got wrong.
 
+    Under mpirun every process calls this; the first one writes, speaks and has the metrics.
+
     The pairs in `own_file` train in place of minissl's ops, whether the gradient check finds them right or wrong.
     """
     began = time.perf_counter()
+    options.training()  # what cannot be is said before anything is made
     own, right = None, True
     if own_file is not None:
+        if find_processes().size > 1:
+            raise InputError("--with trains in one process; leave out mpirun")
         own = load_own_ops(own_file, options.ops)
         right = check_own_ops(own, say)
-    fixed = {**asdict(options), "threads": options.threads or available_cores()}  # a resumed run uses as many
+    fixed = {**asdict(options), "threads": options.threads or default_threads()}  # a resumed run uses as many
     data = [one if one in BUILT_IN else str(Path(one).resolve()) for one in options.data.split("\n")]
     settings: dict[str, Any] = {"options": {**fixed, "data": "\n".join(data)}}
     if own is not None:
         settings["own_ops"] = own.settings
-    folder = RunFolder.create(out, settings)
+    folder = new_folder(out, settings)
     try:
         if own is not None:
             own.keep(folder.path)
-        run = _prepare(folder, began, own)
+        with all_or_none(find_processes()):
+            run = _prepare(folder, began, own)
         if own is not None:
             rehearse(own, run.model, run.task.batch(1), right, say)
     except BaseException:
@@ -175,10 +188,10 @@ def pretrain(
 def resume(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Go on with the run in `out`, to the very weights it would have reached. Raises InputError where it cannot."""
     began = time.perf_counter()
-    folder = RunFolder.open(out)
-    if folder.complete:
-        raise InputError(f"{out}: this run is complete (it has its {METRICS}); start another with a new --out")
-    return _run(_prepare(folder, began, _kept_own_ops(folder)), say)
+    folder = open_folder(out)
+    with all_or_none(find_processes()):
+        run = _prepare(folder, began, _kept_own_ops(folder))
+    return _run(run, say)
 
 
 class _Run(NamedTuple):
@@ -228,7 +241,8 @@ def _prepare(folder: RunFolder, began: float, own: OwnOps | None) -> _Run:
     )
     model = BertForPreTraining(config, seed=options.seed)
     head_start(model)
-    task.tokenizer.save_pretrained(folder.path)
+    if find_processes().rank == 0:
+        task.tokenizer.save_pretrained(folder.path)
     heldout = task.heldout(HELDOUT_ROWS)
     return _Run(folder, options, task, model, heldout, task.landmarks(heldout), checkpoint, began, own)
 
@@ -257,7 +271,9 @@ def _train_and_evaluate(run: _Run, say: Callable[[str], None]) -> dict[str, Any]
         if not math.isfinite(metrics["mlm_loss"] + (metrics["nsp_loss"] or 0)):
             what = f"after the last step, the held-out loss is not finite ({metrics['mlm_loss']})"
             raise diverged(what, run.model, run.heldout, run.folder)
-        return _finish(run, metrics, say)
+        metrics |= {"steps": run.options.steps, **shared_work(trainer, run.began)}
+        with all_or_none(trainer.processes):
+            return _finish(run, metrics, say) if trainer.processes.rank == 0 else {}
 
 
 def _introduction(run: _Run, trainer: Trainer) -> str:
@@ -266,8 +282,7 @@ def _introduction(run: _Run, trainer: Trainer) -> str:
     return (
         f"{', '.join(o.data.splitlines())}: {run.task.summary}\n"
         f"BERT {o.preset}: {trainer.weights.size:,} weights, vocabulary {len(run.task.tokenizer):,}; "
-        f"{o.steps:,} steps of {o.accumulate * o.batch_size} × {o.seq_len} tokens, {begun(trainer)}, "
-        f"{trainer.options.threads} thread(s)\n"
+        f"{o.steps:,} steps of {o.accumulate * o.batch_size} × {o.seq_len} tokens, {begun(trainer)}\n"
         f"masked-LM landmarks (nats): chance {landmarks.chance:.3f}, unigram {landmarks.unigram:.3f}{floor}"
         + ("" if run.own is None else f"\nyour own in place of minissl's: {run.own}")
     )
@@ -302,7 +317,9 @@ def evaluate(model: Any, batches: list[Batch], trainer: Trainer) -> dict[str, An
         logits, ids, nsp_logits = model.predict_masked(batches[i])
         return np.array([*_score(logits, ids), *_score(nsp_logits, batches[i].get("next_sentence_label", ids[:0]))])
 
-    totals = np.sum(trainer.workers.map(one, len(batches)), axis=0)
+    mine = range(trainer.processes.rank, len(batches), trainer.processes.size)
+    scores = trainer.workers.map(lambda i: one(mine[i]), len(mine))
+    totals = trainer.processes.sum(np.sum(scores, axis=0) if scores else np.zeros(6))
     mlm_loss, mlm_right, mlm_count, nsp_loss, nsp_right, nsp_count = totals.tolist()
     return {
         "mlm_loss": float(mlm_loss / mlm_count),
@@ -335,7 +352,6 @@ def _finish(run: _Run, metrics: dict[str, Any], say: Callable[[str], None]) -> d
     metrics = {
         **metrics,
         **marks,
-        "steps": run.options.steps,
         "seconds": round(time.perf_counter() - run.began, 2),
         "peak_memory_mb": peak_memory_mb(),
     }

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from minissl.errors import InputError
 from minissl.training.loop import Interrupted, train
-from minissl.training.run_folder import SETTINGS, Checkpoint, RunFolder
+from minissl.training.processes import all_or_none, find_processes
+from minissl.training.run_folder import METRICS, SETTINGS, Checkpoint, FolderOfAnother, RunFolder
 from minissl.training.trainer import Batch, StepRecord, Trainer, TrainingOptions
+from minissl.workers import available_cores
 
 CURVE_POINTS = 12  # how often in a run the held-out loss is measured for the curve
 
@@ -41,10 +46,13 @@ def trainer_of(
     model: Any, options: TrainingOptions, folder: RunFolder, checkpoint: Checkpoint | None
 ) -> Iterator[Trainer]:
     """A trainer that begins, or goes on after the checkpoint; Ctrl-C within the block says how to go on."""
-    trainer = Trainer(model, options)
+    processes = find_processes()
+    trainer = Trainer(model, options, processes=processes)
     try:
-        if checkpoint is not None:
-            trainer.load_state(checkpoint.state, checkpoint.step)
+        with all_or_none(processes):
+            if checkpoint is not None:
+                trainer.load_state(checkpoint.state, checkpoint.step)
+        trainer.start_alike()
         yield trainer
     except KeyboardInterrupt:  # after the last step, or for the second time
         raise Interrupted(f"interrupted; {folder.go_on}") from None
@@ -52,9 +60,34 @@ def trainer_of(
         trainer.close()
 
 
+def new_folder(path: Path, settings: dict[str, Any]) -> RunFolder:
+    """Make a run's folder; of several processes the first one does. Raises InputError where something is there."""
+    processes = find_processes()
+    path = Path(processes.texts(str(path))[0])  # the first free name may have been taken, by the first process, by now
+    with all_or_none(processes):
+        return RunFolder.create(path, settings) if processes.rank == 0 else FolderOfAnother(path, settings)
+
+
+def open_folder(path: Path) -> RunFolder:
+    """Open a run's folder to go on in it. Raises InputError where it is none, or the run is complete."""
+    processes = find_processes()
+    with all_or_none(processes):
+        folder = (RunFolder if processes.rank == 0 else FolderOfAnother).open(path)
+        if folder.complete:
+            raise InputError(f"{path}: this run is complete (it has its {METRICS}); start another with a new --out")
+        return folder
+
+
+def default_threads() -> int:
+    """One for each core that this process has for itself: several processes of one machine share its cores."""
+    return max(1, available_cores() // find_processes().neighbours)
+
+
 def begun(trainer: Trainer) -> str:
-    """In words: where the run stands."""
-    return f"going on after step {trainer.step}" if trainer.step else "from the beginning"
+    """In words: where the run stands, and on how many threads and processes."""
+    where = f"going on after step {trainer.step}" if trainer.step else "from the beginning"
+    processes = f" in each of {trainer.processes.size} processes" if trainer.processes.size > 1 else ""
+    return f"{where}, {trainer.options.threads} thread(s){processes}"
 
 
 def train_with_progress(
@@ -71,7 +104,10 @@ def train_with_progress(
     every = max(1, steps // CURVE_POINTS)
     smooth: dict[str, float] = {}
 
-    with tqdm(total=steps, initial=trainer.step, unit="step", mininterval=0.5, dynamic_ncols=True) as bar:
+    quiet = trainer.processes.rank > 0
+    with tqdm(
+        total=steps, initial=trainer.step, unit="step", mininterval=0.5, dynamic_ncols=True, disable=quiet
+    ) as bar:
 
         def on_step(record: StepRecord) -> dict[str, Any]:
             for name, loss in record.losses.items():
@@ -95,7 +131,18 @@ def peak_memory_mb() -> float | None:
     return round(peak * (1 if sys.platform == "darwin" else 1024) / 1e6, 1)
 
 
+def shared_work(trainer: Trainer, began: float) -> dict[str, Any]:
+    """Of several processes: how many they are, and the share of the time in which one waited for the others."""
+    processes = trainer.processes
+    if processes.size == 1:
+        return {}
+    waited = float(processes.sum(np.array([trainer.waited]))[0]) / processes.size
+    return {"processes": processes.size, "waiting_share": round(waited / (time.perf_counter() - began), 4)}
+
+
 def last_line(metrics: dict[str, Any], folder: Path) -> str:
     """The end of a report: how long, how much memory, where everything is."""
     memory = "" if metrics["peak_memory_mb"] is None else f", {metrics['peak_memory_mb']:.0f} MB at most"
+    if "processes" in metrics:
+        memory += f"; {metrics['processes']} processes, {metrics['waiting_share']:.1%} of the time spent waiting"
     return f"{metrics['seconds']:.0f} s{memory}; everything is in {folder}"

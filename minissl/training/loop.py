@@ -14,6 +14,7 @@ import numpy as np
 
 from minissl.errors import InputError
 from minissl.training.diagnose import first_nonfinite
+from minissl.training.processes import all_or_none
 from minissl.training.run_folder import CHECKPOINT, RunFolder
 from minissl.training.trainer import Batch, NonFiniteError, StepRecord, Trainer
 
@@ -40,21 +41,17 @@ def train(
                 record = trainer.train_step(batches)
             except NonFiniteError as error:
                 raise diverged(str(error), trainer.model, batches, folder) from error
-            folder.log(
-                {
-                    "step": record.step,
-                    **record.losses,
-                    "grad_norm": record.grad_norm,
-                    "lr": record.lr,
-                    **on_step(record),
-                }
-            )
-            stop = bool(interrupted)  # looked at once: a signal that comes later is the next step's
+            noted = {"step": record.step, **record.losses, "grad_norm": record.grad_norm, "lr": record.lr}
+            noted |= on_step(record)
+            with all_or_none(trainer.processes):
+                folder.log(noted)
+            stop = bool(trainer.processes.sum(np.array([len(interrupted)])).any())  # looked at once: all stop, or none
             if stop or trainer.step % save_every == 0 or trainer.step == steps:
                 if not np.isfinite(trainer.weights).all():  # they would take the place of the last good checkpoint
                     what = f"step {trainer.step}: after the update the weights are no longer finite"
                     raise diverged(what, trainer.model, batches, folder)
-                folder.save_checkpoint(trainer.state(), trainer.step, time.perf_counter() - began)
+                with all_or_none(trainer.processes):
+                    folder.save_checkpoint(trainer.state(), trainer.step, time.perf_counter() - began)
             if stop and trainer.step < steps:
                 raise Interrupted(f"stopped at step {trainer.step} of {steps}; everything is saved; {folder.go_on}")
 

@@ -156,3 +156,28 @@ class RunFolder:
     def _cut_log(self, step: int) -> None:
         kept = [json.dumps(record) + "\n" for record in self.read_log() if record["step"] <= step]
         write_whole(self.path / LOG, "".join(kept))
+
+
+class FolderOfAnother(RunFolder):
+    """The folder of a run as the processes see it that do not write: only process 0 does."""
+
+    def require_data(self, fingerprint: str) -> None:
+        """Raise InputError where the run's data has changed since it began."""
+        if self.settings.get("data_sha256", fingerprint) != fingerprint:
+            raise InputError(f"{self.path}: the data has changed since this run began")
+
+    def load_checkpoint(self) -> Checkpoint | None:
+        """Nothing: process 0 reads it, and sends it to all."""
+        return None
+
+    def save_checkpoint(self, state: dict[str, Array], step: int, seconds: float) -> None:
+        """Process 0's."""
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Process 0's."""
+
+    def remove(self) -> None:
+        """Process 0's."""
+
+    def remove_checkpoint(self) -> None:
+        """Process 0's."""

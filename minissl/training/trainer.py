@@ -15,6 +15,8 @@ from minissl.errors import InputError
 from minissl.nn import Grads
 from minissl.nn.module import packing_order
 from minissl.training.adamw import AdamW, adamw_update
+from minissl.training.buckets import Buckets
+from minissl.training.processes import Alone, Processes
 from minissl.training.schedule import warmup_linear
 from minissl.workers import Workers, available_cores, slices, split_rows
 
@@ -79,9 +81,16 @@ class _Slice(NamedTuple):
 class Trainer:
     """Weights, moments and the step count of a run. All randomness is a function of (seed, step), so a run resumes."""
 
-    def __init__(self, model: Any, options: TrainingOptions, lr_factors: Mapping[str, float] | None = None):
-        """`lr_factors`: parameter name -> what the learning rate is multiplied by; 1 for every name left out."""
+    def __init__(
+        self, model: Any, options: TrainingOptions, lr_factors: Mapping[str, float] | None = None,
+        processes: Processes | None = None,
+    ):  # fmt: skip
+        """`lr_factors`: parameter name -> what the learning rate is multiplied by; 1 for every name left out.
+
+        Of several `processes` each is given every batch whole, and works on its own rows of it.
+        """
         self.model: Trainable = model
+        self.processes: Processes = processes or Alone()
         self.options = options
         self.step = 0
         self.weights = model.pack()
@@ -90,6 +99,7 @@ class Trainer:
         self.workers = Workers(options.threads)
         self._grads = [Grads(model) for _ in range(options.threads)]
         self._slices = _slices(model, lr_factors or {}, options.threads)
+        self._buckets = Buckets(model, self._grads, self.processes) if self.processes.size > 1 else None
 
     def train_step(self, micro_batches: list[Batch]) -> StepRecord:
         """Do one update from the gradient of all the micro-batches as if they were one batch.
@@ -114,29 +124,42 @@ class Trainer:
             for name, count in self.model.counts(batch).items():
                 counts[name] = counts.get(name, 0) + count
         losses = dict.fromkeys((name for name, count in counts.items() if count), 0.0)
-        for micro, batch in enumerate(micro_batches):
-            for share in self._run_shares(batch, counts, micro):
+        shares = [self._shares(batch) for batch in micro_batches]
+        if self._buckets is not None:
+            self._buckets.begin((*losses, *map(len, shares)), max(map(len, shares)))
+        for micro, of_batch in enumerate(shares):
+            for share in self._run_shares(of_batch, counts, micro):
                 for name, loss in share.items():
                     losses[name] += loss
         gradient, norm = self._sum_shares()
+        totals = self.processes.sum(np.array(list(losses.values())))
+        losses = dict(zip(losses, totals.tolist(), strict=True))
         if not math.isfinite(norm + sum(losses.values())):
             raise NonFiniteError(self.step, losses, norm)
         return losses, gradient, norm
 
-    def _run_shares(self, batch: Batch, counts: dict[str, int], micro: int) -> list[dict[str, float]]:
+    def _shares(self, batch: Batch) -> list[Batch]:
+        """The rows of each thread of this process."""
+        first = self.processes.rank * self.options.threads
+        return split_rows(batch, self.processes.size * self.options.threads)[first : first + self.options.threads]
+
+    def _run_shares(self, shares: list[Batch], counts: dict[str, int], micro: int) -> list[dict[str, float]]:
         """Forward and backward on each thread's rows, into its own gradients; each loss divides by the whole count."""
-        shares = split_rows(batch, self.options.threads)
+        first = self.processes.rank * self.options.threads
 
         def work(i: int) -> dict[str, float]:
-            seeds = np.random.SeedSequence([self.options.seed, self.step, micro, i])
+            seeds = np.random.SeedSequence([self.options.seed, self.step, micro, first + i])
             rng = np.random.Generator(np.random.SFC64(seeds))
             return self.model.losses_and_backward(shares[i], counts, self._grads[i], rng)
 
-        return self.workers.map(work, len(shares))
+        return self.workers.map(work, len(shares), None if self._buckets is None else self._buckets.look)
 
     def _sum_shares(self) -> tuple[Array, float]:
-        """Sum the threads' gradients in a fixed order; return the sum (in the first one's buffer) and its norm."""
-        first, *rest = [grads.collect() for grads in self._grads]
+        """Sum the gradients in a fixed order; return the sum (in the first thread's buffer) and its norm."""
+        if self._buckets is None:
+            first, *rest = [grads.collect() for grads in self._grads]
+        else:
+            first, rest = self._buckets.finish(), []
 
         def work(i: int) -> float:
             part = self._slices[i].part
@@ -159,6 +182,18 @@ class Trainer:
 
         self.workers.map(work, len(self._slices))
         return lr
+
+    def start_alike(self) -> None:
+        """Give every process the first one's weights, moments and step."""
+        step = np.array([self.step])
+        for array in (*self.state().values(), step):
+            self.processes.copy_from_first(array)
+        self.step = int(step[0])
+
+    @property
+    def waited(self) -> float:
+        """Seconds that this process had nothing to do but to wait for the sums of gradients."""
+        return 0.0 if self._buckets is None else self._buckets.waiting.seconds
 
     def state(self) -> dict[str, Array]:
         """Everything that a resumed run needs beside the step: the weights and AdamW's two moments, flat."""

@@ -252,7 +252,7 @@ def test_a_diverging_run_keeps_its_last_checkpoint(quick, monkeypatch, capsys):
     import minissl.recipes.session as recipe
 
     new = recipe.Trainer
-    monkeypatch.setattr(recipe, "Trainer", lambda *a: trainers.append(new(*a)) or trainers[-1])
+    monkeypatch.setattr(recipe, "Trainer", lambda *a, **k: trainers.append(new(*a, **k)) or trainers[-1])
     monkeypatch.setattr(HmmTask, "batch", blow_up)
     options = ["--data", "hmm", "--steps", "9", "--save-every", "2", "--batch-size", "4", "--seq-len", "12"]
     for threads in ("1", "2"):
