@@ -6,9 +6,11 @@ from typing import cast
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, to_number
 from minissl.models.bert import BertModel
 from minissl.models.bert_heads import BertForSequenceClassification
+from minissl.models.labels import asked_classes, classify_backward, classify_forward
+from minissl.models.vit import ViTForImageClassification
 from minissl.nn import Grads, Module
 from minissl.training.trainer import Batch
 
@@ -43,3 +45,25 @@ class FrozenEncoder(Module):
         losses, cache = self.task.forward(encoder, batch["hidden"], asked, rng)
         self.task.backward(encoder, 1.0, cache, grads)
         return {name: float(loss) for name, loss in losses.items()}
+
+
+class FrozenImageEncoder(Module):
+    """An image classifier's head, trained on last states of the class token that are computed once."""
+
+    def __init__(self, model: ViTForImageClassification):
+        self.classifier = model.classifier
+        self.classes = model.config.num_labels
+
+    def counts(self, batch: Batch) -> dict[str, int]:
+        """What the loss divides by."""
+        return {"classification": asked_classes("labels", batch["labels"], self.classes, None, None).divisor}
+
+    def losses_and_backward(
+        self, batch: Batch, counts: dict[str, int], grads: Grads, rng: np.random.Generator | None
+    ) -> dict[str, float]:
+        """As the whole model's, from `hidden` (B, D) up; what the head says to the encoder is not passed on."""
+        logits, linear_cache = self.classifier.forward(batch["hidden"])
+        asked = asked_classes("labels", batch["labels"], self.classes, (len(logits),), counts["classification"])
+        loss, cache = classify_forward(logits, asked)
+        self.classifier.backward(classify_backward(1.0, cache), linear_cache, grads)
+        return {"classification": to_number(loss)}
