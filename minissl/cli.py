@@ -135,6 +135,30 @@ def _label_efficiency(a: argparse.Namespace) -> int:
     return 0
 
 
+def _finetune_image(a: argparse.Namespace) -> int:
+    from minissl.finetuning.loop import FinetuneOptions
+    from minissl.recipes.image_finetuning import FROZEN_RATE, TRAINING, ImageOptions, finetune_image, report
+    from minissl.recipes.pretrain import next_folder
+
+    chosen = _chosen(a, "run", "out")
+    if chosen.get("frozen"):
+        chosen.setdefault("learning_rate", FROZEN_RATE)
+    options, training = _split(TRAINING | chosen, ImageOptions, FinetuneOptions)
+    folder = Path(a.out) if a.out else next_folder("image")
+    print(report(finetune_image(options, training, folder, print), folder))
+    return 0
+
+
+def _probe(a: argparse.Namespace) -> int:
+    from minissl.recipes.pretrain import next_folder
+    from minissl.recipes.probe import ProbeOptions, probe, report
+
+    (options,) = _split(_chosen(a, "run", "out"), ProbeOptions)
+    folder = Path(a.out) if a.out else next_folder("probe")
+    print(report(probe(options, folder, print), folder))
+    return 0
+
+
 def _chosen(a: argparse.Namespace, *left_out: str) -> dict[str, Any]:
     """What was given on the command line; of several values, a tuple."""
     given = {name: value for name, value in vars(a).items() if name not in left_out}
@@ -290,6 +314,16 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     _add_finetune_tasks(p)
 
+    p = command(
+        "probe", _probe, "What frozen features know: a linear probe and nearest neighbours, beside raw pixels.",
+        "minissl probe --model runs/mae-1 --data fashion-mnist/ --labels-per-class 100 --seeds 0 1 2",
+    )  # fmt: skip
+    _add_labelled_images(p, model_required=True)
+    p.add_argument("--labels-per-class", type=int, metavar="N", help="learn from N images of each class alone")
+    p.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="one run for each (default: 0)")
+    p.add_argument("--threads", type=int, help="how many share the work (default: one for each core)")
+    p.add_argument("--out", default=None, help="the folder of the result (default: runs/probe-1, -2, …)")
+
     p = command("fill", _fill, "Guess masked words.", 'minissl fill runs/docs-1 "Names refer to [MASK]."')
     p.add_argument("folder", help="a run's folder, one that Hugging Face wrote, or a model's name there")
     p.add_argument("text", help="text with [MASK] in place of words")
@@ -408,6 +442,17 @@ def _add_finetune_tasks(parser: argparse.ArgumentParser) -> None:
     p.add_argument("--seed", type=int, help="fixes everything that is random (default 0)")
 
     p = task(
+        "image", _finetune_image, "A class for every image, from labelled images and a pre-trained encoder or none.",
+        "minissl finetune image --model runs/mae-1 --data fashion-mnist/ --labels-per-class 100 --seeds 0 1 2",
+    )  # fmt: skip
+    _add_labelled_images(p)
+    _add_image_training(p)
+    p.add_argument("--from-scratch", action="store_true", help="the model's sizes, fresh weights")
+    p.add_argument("--frozen", action="store_true", help="leave the encoder as it is; a linear head alone learns")
+    p.add_argument("--labels-per-class", type=int, metavar="N", help="learn from N images of each class alone")
+    p.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="one run for each (default: 0)")
+
+    p = task(
         "label-efficiency", _label_efficiency, "What pre-training is worth: accuracy on few and many labels.",
         "minissl finetune label-efficiency --labels 50 200 1000 --out figures",
     )  # fmt: skip
@@ -427,6 +472,29 @@ def _add_labelled_texts(p: argparse.ArgumentParser, model: str, *, required: boo
     p.add_argument(
         "--data",
         help="a TSV or CSV of texts and labels, or a folder with train.tsv and dev.tsv (default: MINISSL_DATA's SST-2)",
+    )
+
+
+def _add_labelled_images(p: argparse.ArgumentParser, *, model_required: bool = False) -> None:
+    p.add_argument(
+        "--model", required=model_required,
+        help="the folder of a masked autoencoder, a SimMIM model or a ViT: a run's, or one that Hugging Face wrote"
+        + ("" if model_required else " (default: a new, small ViT)"),
+    )  # fmt: skip
+    p.add_argument(
+        "--data", help="glyphs (built in; the default), digits, a folder with MNIST's IDX files, or a folder of classes"
+    )
+    p.add_argument("--image-size", type=int, metavar="N", help="resize and crop the images of a folder to N × N")
+    p.add_argument(
+        "--interpolate", action="store_true", help="fit the model's positions to images of another size than its own"
+    )
+
+
+def _add_image_training(p: argparse.ArgumentParser) -> None:
+    _add_training(p)
+    p.add_argument("--flip", action="store_true", help="mirror one training image in two (not letters and digits)")
+    p.add_argument(
+        "--crop", type=int, metavar="PIXELS", help="move training images by up to so much (default: side / 14)"
     )
 
 

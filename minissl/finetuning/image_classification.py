@@ -31,6 +31,9 @@ class Augmentation(NamedTuple):
     crop: int = 0
 
 
+PLAIN = Augmentation()
+
+
 class Passes(Sequence[Batch]):
     """The batches of one pass over images (`repeats` times), each made while the one before it is learnt from.
 
@@ -69,7 +72,7 @@ def classes_of(images: Images) -> Array:
 
 def fine_tune(
     model: ViTForImageClassification, train: Images, heldout: Images, scale: PixelScale, options: FinetuneOptions, *,
-    augmentation: Augmentation = Augmentation(), frozen: bool = False, landmarks: str = "",
+    augmentation: Augmentation = PLAIN, frozen: bool = False, landmarks: str = "",
 ) -> list[Epoch]:  # fmt: skip
     """Train a classifier; each pass is measured on `heldout` (`accuracy`), which decides nothing.
 
@@ -145,6 +148,4 @@ def encode(encoder: ViTModel, images: Images, scale: PixelScale, workers: Worker
 def _in_parts(work: Callable[[Array], Any], images: Images, scale: PixelScale, workers: Workers) -> list[Any]:
     """`work` of the inputs of EVALUATION_ROWS images at a time, in order."""
     starts = range(0, len(images.pixels), EVALUATION_ROWS)
-    return workers.map(
-        lambda i: work(scale.apply(images.pixels[starts[i] : starts[i] + EVALUATION_ROWS])), len(starts)
-    )
+    return workers.map(lambda i: work(scale.apply(images.pixels[starts[i] : starts[i] + EVALUATION_ROWS])), len(starts))

@@ -17,7 +17,7 @@ from minissl.workers import Workers
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
 FOLDS = 5
 JUDGED = 1000  # rows that a penalty is judged by: of many rows one fold will do, of few it takes all five
-ROUGHLY, TOLERANCE = 3e-4, 1e-4  # of the gradient's largest entry: predictions no longer change below it
+TOLERANCE = 3e-4  # of the gradient's largest entry: predictions hardly change below it
 NEIGHBOURS, TEMPERATURE = 20, 0.07
 CHUNK = 256  # queries at once: their likenesses to all rows stay small
 
@@ -86,14 +86,14 @@ class LinearProbe:
             unseen, truth = standard.apply(features[outside]), targets[outside]
             start: Array | None = None
             for penalty in reversed(PENALTIES):  # from the smoothest: each solution is near the one before
-                start = self._solve(x, seen, penalty, start, ROUGHLY)
+                start = self._solve(x, seen, penalty, start)
                 scores = _scores(start, unseen)
                 right[penalty] += int((scores.argmax(axis=1) == truth).sum())
                 surprise[penalty] += float(cross_entropy_forward(scores, truth, 1)[0])
             judged += len(truth)
         self.penalty = min(PENALTIES, key=lambda p: (-right[p], surprise[p]))
         self._standard = Standard.of(features)
-        self._solution = self._solve(self._standard.apply(features), targets, self.penalty, None, TOLERANCE)
+        self._solution = self._solve(self._standard.apply(features), targets, self.penalty, None)
         return self
 
     def predict(self, features: Array) -> Array:
@@ -101,14 +101,14 @@ class LinearProbe:
         probabilities: Array = softmax_forward(_scores(self._solution, self._standard.apply(features)))[0]
         return probabilities
 
-    def _solve(self, x: Array, targets: Array, penalty: float, start: Array | None, tolerance: float) -> Array:
+    def _solve(self, x: Array, targets: Array, penalty: float, start: Array | None) -> Array:
         def objective(flat: Array) -> tuple[float, Array]:
             weight = flat.reshape(-1, self.classes)
             loss, backward = penalised_loss(weight[:-1], weight[-1], x, targets, penalty)
             return loss, np.concatenate([gradient.ravel() for gradient in backward(1.0)])
 
         flat = np.zeros((x.shape[1] + 1) * self.classes) if start is None else start
-        return minimise(objective, flat, tolerance)
+        return minimise(objective, flat, TOLERANCE)
 
 
 def nearest_neighbours(
@@ -137,6 +137,18 @@ def nearest_neighbours(
         return votes
 
     return np.concatenate(workers.map(work, len(chunks)))
+
+
+def principal_components(features: Array, count: int) -> tuple[Array, float]:
+    """The first `count` principal components of rows (N, D), as (N, count), and their share of the variance.
+
+    Each axis points to where its largest loading is positive, so that the picture does not turn with the library.
+    """
+    centred = features - features.mean(axis=0, dtype=np.float64)
+    u, s, vt = np.linalg.svd(centred, full_matrices=False)
+    largest = np.take_along_axis(vt, np.abs(vt).argmax(axis=1)[:, None], axis=1)[:, 0]
+    points = (u * s * np.sign(largest))[:, :count]
+    return points, float((s[:count] ** 2).sum() / max((s**2).sum(), 1e-300))
 
 
 def _unit(x: Array) -> Array:

@@ -47,8 +47,10 @@ def plot_confusion(confusion: Array, names: Sequence[str], path: str | Path) -> 
         save(figure, path)
 
 
-def plot_epochs(epochs: Sequence[Any], score: str, landmarks: Mapping[str, float], path: str | Path) -> None:
-    """Draw the training loss, and the held-out `score` beside its landmarks, after each pass.
+def plot_epochs(
+    epochs: Sequence[Any], score: str, landmarks: Mapping[str, float], path: str | Path, what: str = "texts"
+) -> None:
+    """Draw the training loss, and the held-out `score` beside its landmarks, after each pass over the `what`.
 
     `epochs` have `number`, `losses` and `heldout`, as the fine-tuning loop gives them.
     """
@@ -67,7 +69,7 @@ def plot_epochs(epochs: Sequence[Any], score: str, landmarks: Mapping[str, float
         right.set_title(f"Held-out {score}", loc="left", fontweight="bold")
         right.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         for axes in (left, right):
-            axes.set_xlabel("pass over the training texts")
+            axes.set_xlabel(f"pass over the training {what}")
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             axes.grid(axis="y", alpha=0.3)
         label_right(
@@ -78,8 +80,13 @@ def plot_epochs(epochs: Sequence[Any], score: str, landmarks: Mapping[str, float
         save(figure, path)
 
 
-def plot_label_efficiency(curves: Sequence[Curve], majority: float, title: str, path: str | Path) -> None:
-    """Draw accuracy over the number of labels, mean and standard deviation over the seeds, a curve for each model."""
+def plot_label_efficiency(
+    curves: Sequence[Curve], majority: float, title: str, path: str | Path, what: str = "labelled texts"
+) -> None:
+    """Draw accuracy over the number of labels, mean and standard deviation over the seeds, a curve for each model.
+
+    `what` the numbers count is written under them.
+    """
     colours = [BLUE, RED, GREY, PALE]
     with style():
         figure = Figure(figsize=(9.6, 5.8), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.1))
@@ -96,7 +103,7 @@ def plot_label_efficiency(curves: Sequence[Curve], majority: float, title: str, 
         axes.set_xticks(curves[0].labels, [f"{n:,}" for n in curves[0].labels])
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-        axes.set_xlabel("labelled texts")
+        axes.set_xlabel(what)
         axes.set_ylabel("held-out accuracy")
         axes.grid(axis="y", alpha=0.3)
         axes.set_title(title, loc="left", fontweight="bold")

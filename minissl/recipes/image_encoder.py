@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import warnings
 from dataclasses import fields
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from minissl.backend import Array
@@ -18,15 +17,17 @@ from minissl.ops import interpolate_positions_forward
 from minissl.training.run_folder import METRICS, SETTINGS
 from minissl.vision.images import PREPROCESSOR, ImageParts, PixelScale
 
-PRESET: dict[str, Any] = {
-    "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 384,
+PRESET: dict[str, Any] = {  # as `minissl pretrain mae` has its tiny one
+    "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512,
+    "layer_norm_eps": 1e-6,
 }  # fmt: skip
 LEAST_PATCHES = 7  # in a row or column of the preset
+KINDS = {1: ", grey", 3: ", colour"}
 POSITIONS = "embeddings.position_embeddings"
 
 
 class ImageEncoder(NamedTuple):
-    """A ViT without its head: configuration, the weights learnt so far if there are any, and how it wants its pixels."""
+    """A ViT without its head: configuration, the weights learnt so far if any, and how it wants its pixels."""
 
     config: ViTConfig
     weights: dict[str, Array] | None
@@ -102,15 +103,14 @@ def encoder_for(parts: ImageParts, model: str, interpolate: bool = False) -> Ima
     encoder = load_image_encoder(model)
     config = encoder.config
     if channels != config.num_channels:
-        kinds = {1: "grey", 3: "colour"}
-        ours, theirs = (f"{n} channel(s)" + (f" ({kinds[n]})" if n in kinds else "") for n in (channels, config.num_channels))
-        raise InputError(f"{model}: takes images of {theirs}, those of {parts.name} have {ours}; it learnt from others")
+        theirs, ours = (f"{n} channel(s)" + KINDS.get(n, "") for n in (config.num_channels, channels))
+        raise InputError(f"{model}: takes images of {theirs}, those of {parts.name} have {ours}")
     if config.size == tuple(size):
         return encoder
     if not interpolate:
         raise InputError(
-            f"{model}: takes images of {_by(config.size)} pixels, those of {parts.name} have {_by(size)}; resize a folder "
-            "of images with --image-size, or fit the model's positions to these with --interpolate"
+            f"{model}: takes images of {_by(config.size)} pixels, those of {parts.name} have {_by(size)}; resize a "
+            "folder of images with --image-size, or fit the model's positions to these with --interpolate"
         )
     fitted = ViTConfig.from_dict(config.to_dict() | {"image_size": list(size)})
     assert encoder.weights is not None
