@@ -149,6 +149,18 @@ def _finetune_image(a: argparse.Namespace) -> int:
     return 0
 
 
+def _image_label_efficiency(a: argparse.Namespace) -> int:
+    from minissl.finetuning.loop import FinetuneOptions
+    from minissl.recipes.image_finetuning import TRAINING
+    from minissl.recipes.image_label_efficiency import NUMBERS, PICTURE, ImageEfficiencyOptions, image_label_efficiency
+
+    options, training = _split(TRAINING | _chosen(a, "run", "out"), ImageEfficiencyOptions, FinetuneOptions)
+    out = Path(a.out or "figures")
+    image_label_efficiency(options, training, out, print)
+    print(f"{out / PICTURE}, {out / NUMBERS}")
+    return 0
+
+
 def _probe(a: argparse.Namespace) -> int:
     from minissl.recipes.pretrain import next_folder
     from minissl.recipes.probe import ProbeOptions, probe, report
@@ -384,7 +396,7 @@ def _add_finetune_tasks(parser: argparse.ArgumentParser) -> None:
             argument_default=argparse.SUPPRESS,
         )
         added.set_defaults(run=run)
-        where = "figures" if name == "label-efficiency" else f"runs/{name}-1, -2, …"
+        where = "figures" if name.endswith("label-efficiency") else f"runs/{name}-1, -2, …"
         added.add_argument("--out", default=None, help=f"the folder of the result (default: {where})")
         return added
 
@@ -465,6 +477,16 @@ def _add_finetune_tasks(parser: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="the runs of each (default: 0 1 2)")
     _add_word_dropout(p)
+
+    p = task(
+        "image-label-efficiency", _image_label_efficiency,
+        "What pre-training on images is worth: accuracy on few and many labels.",
+        "minissl finetune image-label-efficiency --model runs/mae-1 --data fashion-mnist/ --labels 10 100",
+    )  # fmt: skip
+    _add_labelled_images(p, model_required=True)
+    _add_image_training(p)
+    p.add_argument("--labels", type=int, nargs="+", metavar="N", help="how many of each class (default: 10 30 100)")
+    p.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="the runs of each (default: 0 1 2)")
 
 
 def _add_labelled_texts(p: argparse.ArgumentParser, model: str, *, required: bool) -> None:

@@ -22,7 +22,7 @@ COLOURS = "viridis"
 
 
 def plot_class_attention(images: Array, maps: Array, names: Sequence[str], path: str | Path) -> None:
-    """Draw each image (0 black, 1 white; what lies outside is drawn as these), and beside it a map for each head.
+    """Draw each image (0 black, 1 white; what lies outside is drawn as these), and below it a map for each head.
 
     `images` (n, C, H, W), `maps` (n, heads, h, w), the class token's attention to the h × w patches; `names` are the
     images' classes. Of many heads the first, the last and some evenly between are drawn, then the mean of all.
@@ -40,25 +40,24 @@ def plot_class_attention(images: Array, maps: Array, names: Sequence[str], path:
     top = min(1.0, max(3 * even, float(np.quantile(shown, 0.995))))  # the noise of a nearly even map is no pattern
     colours = ScalarMappable(Normalize(0, top), COLOURS)
     with style():
-        size = (CELL_INCHES * (1 + shown.shape[1]) + 2.2, CELL_INCHES * len(images) + 1.0)
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04))
-        grid = figure.subplots(len(images), 1 + shown.shape[1], squeeze=False)
-        for row, image, weights, name in zip(grid, images, shown, names, strict=True):
+        size = (CELL_INCHES * len(images) + 2.4, CELL_INCHES * (1 + shown.shape[1]) + 0.8)
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.04, compress=True))
+        grid = figure.subplots(1 + shown.shape[1], len(images), squeeze=False)
+        for column, image, weights, name in zip(grid.T, images, shown, names, strict=True):
             picture = np.clip(image, 0, 1).transpose(1, 2, 0)
-            row[0].imshow(picture if len(image) == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=1)
-            row[0].set_ylabel(printable(name), parse_math=False)
-            for axes, weight in zip(row[1:], weights, strict=True):
+            column[0].imshow(picture if len(image) == 3 else picture[..., 0], cmap="gray", vmin=0, vmax=1)
+            column[0].set_title(printable(name), fontsize=13, parse_math=False)
+            for axes, weight in zip(column[1:], weights, strict=True):
                 axes.imshow(weight, cmap=colours.cmap, norm=colours.norm)
-            for axes in row:
+            for axes in column:
                 axes.set_xticks([])
                 axes.set_yticks([])
                 axes.spines[:].set_visible(False)
-        for axes, title in zip(grid[0], ["image", *titles], strict=True):
-            axes.set_title(title, fontsize=13)
+        for axes, title in zip(grid[:, 0], ["image", *titles], strict=True):
+            axes.set_ylabel(title)
         figure.suptitle("Where the class token looks, in the last layer", fontsize=15, fontweight="bold")
         bar = figure.colorbar(colours, ax=grid, extend="max" if shown.max() > top else "neither", aspect=30)
         bar.set_label("attention weight of a patch")
         bar.ax.axhline(even, color=RED, linewidth=2)
-        bar.ax.annotate("even", (1, even), (4, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-                        color=RED, va="bottom")  # fmt: skip
+        bar.ax.annotate("even", (0, even), (-4, 0), textcoords="offset points", color=RED, ha="right", va="center")
         save(figure, path)

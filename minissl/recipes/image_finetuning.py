@@ -30,7 +30,7 @@ from minissl.workers import Workers
 TRAINING: dict[str, Any] = {"epochs": 10, "batch_size": 64, "learning_rate": 1e-3, "weight_decay": 0.05}
 FROZEN_RATE = 5e-3  # a head alone, on features that stand still, bears larger steps
 CROP_SHARE = 14  # images are moved by up to a fourteenth of their side, two pixels of 28
-ATTENTION_IMAGES = 6
+ATTENTION_IMAGES = 8
 
 
 @dataclass(frozen=True)
