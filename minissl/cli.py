@@ -504,7 +504,9 @@ def _add_labelled_images(p: argparse.ArgumentParser, *, model_required: bool = F
         + ("" if model_required else " (default: a new, small ViT)"),
     )  # fmt: skip
     p.add_argument(
-        "--data", help="glyphs (built in; the default), digits, a folder with MNIST's IDX files, or a folder of classes"
+        "--data",
+        help="glyphs (built in; the default), digits, a folder with MNIST's IDX files, CIFAR-10's binary files, or a "
+        "folder or .tar of a folder for each class",
     )
     p.add_argument("--image-size", type=int, metavar="N", help="resize and crop the images of a folder to N × N")
     p.add_argument(

@@ -37,7 +37,7 @@ def plot_feature_map(
         layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08)
         figure = Figure(figsize=(5.8 * len(panels) + 2.6, 5.8), layout=layout)
         grid = figure.subplots(1, len(panels), squeeze=False)[0]
-        kinds = 1 + (int(classes.max()) // len(COLOURS)) % len(MARKERS)
+        kinds = min(len(MARKERS), 1 + int(classes.max()) // len(COLOURS))
         for axes, (name, points) in zip(grid, panels.items(), strict=True):
             for kind in range(kinds):
                 some = order[(classes[order] // len(COLOURS)) % len(MARKERS) == kind]
