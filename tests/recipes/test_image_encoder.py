@@ -68,7 +68,7 @@ def test_fresh_weights_begin_as_an_autoencoder_does_and_by_their_seed(mae):
 
 def test_positions_are_fitted_to_larger_images_on_request(mae, larger_set):
     parts = load_images(larger_set)
-    with pytest.raises(InputError, match="takes images of 8 × 8 pixels, those of larger have 12 × 12.*--interpolate"):
+    with pytest.raises(InputError, match=r"takes images of 8 × 8 pixels, those of larger have 12 × 12.*--interpolate"):
         encoder_for(parts, mae)
     before, after = load_image_encoder(mae), encoder_for(parts, mae, interpolate=True)
     assert after.config.size == (12, 12)
@@ -108,7 +108,7 @@ def test_what_is_wrong_with_a_folder_is_said(mae, tmp_path, image_set):
     with pytest.raises(InputError, match=r"means of 3 channel\(s\), the model takes 1: not of one run"):
         load_image_encoder(mae)
     preprocessor.unlink()
-    with pytest.raises(InputError, match="preprocessor_config.json"):
+    with pytest.raises(InputError, match=r"preprocessor_config\.json"):
         load_image_encoder(mae)
     (tmp_path / "mae" / "run.json").write_text("{}")
     with pytest.raises(InputError, match="this run has not ended"):

@@ -123,8 +123,8 @@ def test_crop_follows_the_size_of_the_images():
         (["--crop", "-1"], "--crop -1: expected"),
         (["--crop", "8"], "crop=8: expected 0 to 7"),
         (["--dropout", "1"], "--dropout 1.0: expected a share"),
-        (["--image-size", "16"], "only images of a folder of classes are resized"),
-        (["--data", "nothing"], "nothing: no such file or folder"),
+        (["--image-size", "16"], "only PNG and JPEG files are resized"),
+        (["--data", "nothing"], "nothing: no such"),
         (["--model", "nowhere/at/all"], "nowhere/at/all: no such folder"),
     ],
 )
