@@ -124,7 +124,7 @@ def test_crop_follows_the_size_of_the_images():
         (["--crop", "8"], "crop=8: expected 0 to 7"),
         (["--dropout", "1"], "--dropout 1.0: expected a share"),
         (["--image-size", "16"], "only PNG and JPEG files are resized"),
-        (["--data", "nothing"], "nothing: no such"),
+        (["--data", "nothing"], "nothing: No such"),
         (["--model", "nowhere/at/all"], "nowhere/at/all: no such folder"),
     ],
 )

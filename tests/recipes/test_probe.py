@@ -71,7 +71,7 @@ def test_without_scikit_learn_the_map_is_pca_alone(tmp_path, image_set, mae, mon
         (["--labels-per-class", "-1"], "--labels-per-class -1: expected"),
         (["--seeds", "-1"], "--seeds (-1,): expected numbers from 0"),
         (["--threads", "0"], "--threads 0: expected 1 or more"),
-        (["--data", "nothing"], "nothing: no such"),
+        (["--data", "nothing"], "nothing: No such"),
     ],
 )
 def test_wrong_use_is_one_line_and_leaves_nothing(tmp_path, image_set, mae, capsys, options, says):
