@@ -21,7 +21,7 @@ from minissl.vision.loader import Loader
 from minissl.workers import Workers
 
 EVALUATION_ROWS = 64
-LEAST_ROWS = 10_000  # in a pass: fewer are gone over several times, or a thousand labels would make eight updates
+LEAST_ROWS = 5000  # in a pass: fewer are gone over several times, or a thousand labels would make eight updates
 
 
 class Augmentation(NamedTuple):
