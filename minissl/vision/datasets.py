@@ -27,6 +27,7 @@ from minissl.vision.idx import CLASSES, has_idx, read_idx_folder
 from minissl.vision.images import ImageParts, Images
 
 HELDOUT_SHARE = 0.2
+MOST_SIDE = 4096  # pixels that images are resized to
 TARS = (".tar", ".tar.gz", ".tgz")
 EXPECTED = (
     "glyphs, digits, a folder of classes with PNG or JPEG files or a .tar.gz of one, a folder with MNIST's IDX files, "
@@ -40,8 +41,8 @@ def load_images(data: str, image_size: int | None = None) -> ImageParts:
     PNG and JPEG files are cropped and resized to `image_size` pixels a side; without it they must have one size.
     Raises InputError, with the file, for whatever is missing, damaged, of mixed sizes or modes, or without images.
     """
-    if image_size is not None and image_size < 1:
-        raise InputError(f"image size {image_size}: expected pixels a side, 1 or more")
+    if image_size is not None and not 1 <= image_size <= MOST_SIDE:
+        raise InputError(f"image size {image_size}: expected pixels a side, 1 to {MOST_SIDE:,}")
     if data == "glyphs":
         parts = glyphs()
     elif data == "digits":
@@ -76,6 +77,8 @@ def _read_path(path: Path, image_size: int | None) -> ImageParts:
         classes, train = cifar.read_names(path.parent), cifar.read_cifar(path)
     elif name.lower().endswith(TARS):
         classes, train, heldout = read_image_tar(path, image_size)
+    elif "-ubyte" in name:
+        raise InputError(f"{path}: one of the four files of a set; give their folder, {path.parent}")
     else:
         raise InputError(f"{path}: not a set of images by its name; expected {EXPECTED}")
     name = next((name[: -len(end)] for end in (*TARS, *cifar.SUFFIXES) if name.lower().endswith(end)), name)
@@ -105,10 +108,11 @@ def hold_out(name: str, classes: tuple[str, ...], images: Images) -> ImageParts:
     n = len(images.pixels)
     labels = np.zeros(n, np.int64) if images.labels is None else images.labels
     chosen: list[Array] = []
-    for number, label in enumerate(classes or ("image",)):
+    for number, label in enumerate(classes or ("",)):
         rows = np.flatnonzero(labels == number)
         if len(rows) < 2:
-            raise InputError(f"{name}: {len(rows)} image(s) of class {label!r}; two are needed, to hold one out")
+            which = f" of class {label!r}" if classes else ""
+            raise InputError(f"{name}: {len(rows)} image(s){which}; two are needed, to hold one out")
         chosen.append(rng.permutation(rows)[: max(1, round(HELDOUT_SHARE * len(rows)))])
     heldout = np.sort(np.concatenate(chosen))
     return ImageParts.of(name, classes, images.take(np.setdiff1d(np.arange(n), heldout)), images.take(heldout))

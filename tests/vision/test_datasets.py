@@ -43,6 +43,8 @@ def test_a_fifth_of_each_class_is_held_out_always_the_same():
     assert hold_out("x", ("a", "b", "c"), images).fingerprint == parts.fingerprint
     with pytest.raises(InputError, match=r"1 image\(s\) of class 'b'; two are needed"):
         hold_out("x", ("a", "b", "c"), images.take([*range(11), *range(12, 43)]))
+    with pytest.raises(InputError, match=r"x: 1 image\(s\); two are needed"):
+        hold_out("x", (), Images(images.pixels[:1]))
 
 
 def test_what_is_no_set(tmp_path):
@@ -66,6 +68,7 @@ def test_a_size_for_a_set_that_has_its_own(monkeypatch):
         InputError, match="glyphs: its images have 32 × 32 pixels, asked for 28 × 28; only PNG and JPEG"
     ):
         load_images("glyphs", 28)
-    with pytest.raises(InputError, match="image size 0: expected"):
-        load_images("glyphs", 0)
+    for size in (0, 4097):
+        with pytest.raises(InputError, match=f"image size {size}: expected pixels a side, 1 to 4,096"):
+            load_images("glyphs", size)
     assert load_images("glyphs", 32).train.pixels.shape == (60, 3, 32, 32)

@@ -57,6 +57,12 @@ def test_other_names_of_the_same_files(tmp_path):
     assert load_images(str(folder)).classes == FASHION
 
 
+def test_one_of_the_four_is_not_enough(tmp_path):
+    folder = write_folder(tmp_path / "a", packed=True)
+    with pytest.raises(InputError, match=r"one of the four files of a set; give their folder, .*/a$"):
+        load_images(str(folder / f"{NAMES[0]}.gz"))
+
+
 def test_the_fingerprint_is_of_the_data_alone(tmp_path):
     one = load_images(str(write_folder(tmp_path / "a")))
     assert one.fingerprint == load_images(str(write_folder(tmp_path / "b", packed=True))).fingerprint
