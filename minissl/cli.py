@@ -321,7 +321,7 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     p = command(
-        "finetune", _finetune_sentiment, "Put a pre-trained BERT to work on a task.",
+        "finetune", _finetune_sentiment, "Put a pre-trained model to work on a task.",
         "minissl finetune sentiment --model runs/docs-1 --data reviews.csv",
     )  # fmt: skip
     _add_finetune_tasks(p)
@@ -528,10 +528,10 @@ def _add_word_dropout(p: argparse.ArgumentParser) -> None:
 
 def _add_training(p: argparse.ArgumentParser) -> None:
     p.add_argument("--epochs", type=int, help="passes over the training data")
-    p.add_argument("--batch-size", type=int, help="texts, or windows, in an update")
+    p.add_argument("--batch-size", type=int, help="texts, windows or images in an update")
     p.add_argument("--learning-rate", type=float, help="its peak, after the warm-up")
     p.add_argument("--layer-decay", type=float, metavar="SHARE", help="each layer's rate as a share of the next one's")
-    p.add_argument("--weight-decay", type=float, help="AdamW's (default 0.01)")
+    p.add_argument("--weight-decay", type=float, help="AdamW's (default 0.01; for images 0.05)")
     p.add_argument("--warmup", type=float, help="share of the steps over which the learning rate rises")
     p.add_argument("--dropout", type=float, help="share that dropout drops, in hidden states and attention")
     p.add_argument(

@@ -21,7 +21,7 @@ PRESET: dict[str, Any] = {  # as `minissl pretrain mae` has its tiny one
     "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512,
     "layer_norm_eps": 1e-6,
 }  # fmt: skip
-LEAST_PATCHES = 7  # in a row or column of the preset
+PATCHES = 7  # in a row or column of the preset, or more
 KINDS = {1: ", grey", 3: ", colour"}
 POSITIONS = "embeddings.position_embeddings"
 
@@ -119,9 +119,8 @@ def encoder_for(parts: ImageParts, model: str, interpolate: bool = False) -> Ima
 
 
 def preset_config(size: tuple[int, int], channels: int) -> ViTConfig:
-    """A small ViT for images of this size: the largest square patches that leave LEAST_PATCHES or more in a row."""
-    fitting = [p for p in range(1, max(size)) if not (size[0] % p or size[1] % p) and min(size) // p >= LEAST_PATCHES]
-    side = max(fitting, default=1)
+    """A small ViT for images of this size: the largest patches that leave seven or more in a row, or of two pixels."""
+    side = max(p for p in range(1, max(2, min(size) // PATCHES) + 1) if not (size[0] % p or size[1] % p))
     image_size = size[0] if size[0] == size[1] else list(size)
     return ViTConfig(**PRESET, image_size=image_size, patch_size=side, num_channels=channels)
 

@@ -64,9 +64,11 @@ class ImageOptions:
                 raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)!r}: expected {what}")
 
     def augmentation(self, images: Images) -> Augmentation:
-        """What training images of this size go through."""
-        height, width = images.pixels.shape[2:]
-        return Augmentation(self.flip, min(height, width) // CROP_SHARE if self.crop is None else self.crop)
+        """What training images of this size go through. Raises InputError for a crop as large as they are."""
+        side = min(images.pixels.shape[2:])
+        if self.crop is not None and self.crop >= side:
+            raise InputError(f"--crop {self.crop}: the images are {side} pixels wide or high; expected fewer")
+        return Augmentation(self.flip, side // CROP_SHARE if self.crop is None else self.crop)
 
 
 class ImageMaterial(NamedTuple):

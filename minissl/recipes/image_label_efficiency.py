@@ -18,7 +18,7 @@ import numpy as np
 from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.files import write_json
-from minissl.finetuning.image_classification import classes_of, encode
+from minissl.finetuning.image_classification import Augmentation, classes_of, encode
 from minissl.finetuning.loop import FinetuneOptions
 from minissl.finetuning.metrics import accuracy
 from minissl.finetuning.probes import LinearProbe
@@ -77,6 +77,7 @@ def image_label_efficiency(
     parts = material.parts
     numbers = sorted(set(options.labels))
     rows_for(parts, numbers[-1], options.seeds[0])  # more than there are is said before anything is trained
+    augmentation = options.arm().augmentation(parts.train)
     scores: dict[str, dict[str, list[float]]] = {name: {} for name in NAMES}
     commonest = 0.0
     for count in numbers:
@@ -84,7 +85,7 @@ def image_label_efficiency(
             rows = rows_for(parts, count, seed)
             marks = pixel_marks(parts, rows)
             commonest = marks.majority
-            tuned, fresh = _compare(material, rows, options, replace(training, seed=seed))
+            tuned, fresh = _compare(material, rows, options.dropout, augmentation, replace(training, seed=seed))
             probed = _probe(material, rows, training.threads)
             for name, score in zip(NAMES, (tuned, fresh, marks.raw_pixels, probed), strict=True):
                 scores[name].setdefault(str(count), []).append(score)
@@ -105,14 +106,14 @@ def image_label_efficiency(
 
 
 def _compare(
-    material: ImageMaterial, rows: Array, options: ImageEfficiencyOptions, training: FinetuneOptions
+    material: ImageMaterial, rows: Array, dropout: float, augmentation: Augmentation, training: FinetuneOptions
 ) -> tuple[float, float]:
     """Accuracy of the pre-trained model and of the one from scratch, both fine-tuned on the same images."""
     watched = material.parts.heldout.take(np.arange(min(WATCHED, len(material.parts.heldout.pixels))))
     tuned, fresh = (
         train_arm(
-            material, rows, training, from_scratch=from_scratch, frozen=False, dropout=options.dropout,
-            augmentation=options.arm().augmentation(material.parts.train), watched=watched,
+            material, rows, training, from_scratch=from_scratch, frozen=False, dropout=dropout,
+            augmentation=augmentation, watched=watched,
         )
         for from_scratch in (False, True)
     )  # fmt: skip

@@ -75,7 +75,7 @@ def test_frozen_from_scratch_few_labels_and_no_model(tmp_path, image_set, mae, n
     small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     monkeypatch.setattr("minissl.recipes.image_encoder.PRESET", small)
     assert ended("none")["from_scratch"]
-    assert ViTForImageClassification.from_pretrained(tmp_path / "none").config.grid == (8, 8)
+    assert ViTForImageClassification.from_pretrained(tmp_path / "none").config.grid == (4, 4)
 
 
 def test_images_of_another_size_with_interpolated_positions(tmp_path, larger_set, mae, no_pictures):
@@ -121,7 +121,7 @@ def test_crop_follows_the_size_of_the_images():
         (["--model", "", "--interpolate"], "beside --model"),
         (["--seeds", "-1"], "--seeds (-1,): expected numbers from 0"),
         (["--crop", "-1"], "--crop -1: expected"),
-        (["--crop", "8"], "crop=8: expected 0 to 7"),
+        (["--crop", "8"], "--crop 8: the images are 8 pixels wide or high"),
         (["--dropout", "1"], "--dropout 1.0: expected a share"),
         (["--image-size", "16"], "only PNG and JPEG files are resized"),
         (["--data", "nothing"], "nothing: No such"),
