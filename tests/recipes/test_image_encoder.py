@@ -84,11 +84,11 @@ def test_without_a_model_the_preset_and_the_images_own_scale(image_set):
     encoder = encoder_for(parts, "")
     assert encoder.weights is None
     assert encoder.scale == PixelScale.of(parts.train)
-    assert (encoder.config.size, encoder.config.num_channels) == ((8, 8), 2)
+    assert (encoder.config.size, encoder.config.num_channels) == ((8, 8), 1)
 
 
 @pytest.mark.parametrize(
-    ("size", "side"), [((28, 28), 4), ((32, 32), 4), ((8, 8), 1), ((224, 224), 32), ((28, 56), 4), ((29, 29), 1)]
+    ("size", "side"), [((28, 28), 4), ((32, 32), 4), ((8, 8), 2), ((224, 224), 32), ((28, 56), 4), ((29, 29), 1)]
 )
 def test_the_presets_patches(size, side):
     config = preset_config(size, 3)
