@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run one command; return its exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # a terminal without the letter "≤" shows "?"
         sys.stdout.reconfigure(errors="replace")
-    arguments = _parser().parse_args(argv)
+    arguments = _parser().parse_args(_joined(sys.argv[1:] if argv is None else argv))
     first = rank() == 0
     try:
         with warnings.catch_warnings():
@@ -45,6 +45,11 @@ def main(argv: list[str] | None = None) -> int:
     return 2
 
 
+def _joined(argv: list[str]) -> list[str]:
+    """The two words of `pretrain mae` as one: a command beside `pretrain`, with options of its own."""
+    return [" ".join(argv[:2]), *argv[2:]] if " ".join(argv[:2]) in IMAGE_COMMANDS else argv
+
+
 def _run_as_one_of_several(a: argparse.Namespace) -> int:
     """Under mpirun: the first process speaks for all."""
     from minissl.training.processes import none_is_left
@@ -56,26 +61,57 @@ def _run_as_one_of_several(a: argparse.Namespace) -> int:
 
 
 def _pretrain(a: argparse.Namespace) -> int:
-    from minissl.recipes.pretrain import PretrainOptions, next_folder, pretrain, report, resume
+    from minissl.recipes.pretrain import PretrainOptions, next_folder, pretrain, report
 
-    chosen = {name: value for name, value in vars(a).items() if name not in ("run", "out", "resume", "own_ops")}
+    chosen = _chosen_for_run(a)
+    if a.resume is not None:
+        return _resume(a, chosen)
+    own_ops = chosen.pop("own_ops", None)
     if "data" in chosen:
         chosen["data"] = "\n".join(chosen["data"])
-    if a.resume is None:
-        options = PretrainOptions.for_data(**chosen)
-        if a.out == "":
-            raise InputError("--out '': expected the name of the run's new folder")
-        folder = Path(a.out) if a.out else next_folder(options.data)
-        if a.own_ops and len(a.own_ops) > 1:
-            raise InputError(f"--with is given {len(a.own_ops)} times; put all your pairs into one file")
-        metrics = pretrain(options, folder, print, Path(a.own_ops[0]) if a.own_ops else None)
-    elif chosen or a.out or a.own_ops is not None:
-        raise InputError("--resume goes on with a run's own settings; give no other option beside it")
-    else:
-        folder = Path(a.resume)
-        metrics = resume(folder, print)
+    options = PretrainOptions.for_data(**chosen)
+    folder = Path(a.out) if a.out else next_folder(options.data)
+    if own_ops and len(own_ops) > 1:
+        raise InputError(f"--with is given {len(own_ops)} times; put all your pairs into one file")
+    metrics = pretrain(options, folder, print, Path(own_ops[0]) if own_ops else None)
     if rank() == 0:
         print(report(metrics, folder))
+    return 0
+
+
+def _pretrain_images(a: argparse.Namespace) -> int:
+    from minissl.recipes.image_pretraining import ImagePretrainOptions, pretrain_images, report
+    from minissl.recipes.pretrain import next_folder
+
+    chosen = _chosen_for_run(a)
+    if a.resume is not None:
+        del chosen["objective"]  # the run's own settings say it
+        return _resume(a, chosen)
+    options = ImagePretrainOptions.for_data(**chosen)
+    folder = Path(a.out) if a.out else next_folder(options.data)
+    print(report(pretrain_images(options, folder, print), folder))
+    return 0
+
+
+def _chosen_for_run(a: argparse.Namespace) -> dict[str, Any]:
+    """The options of a pre-training run that were given, without those that say where and how to start it."""
+    if a.out == "":
+        raise InputError("--out '': expected the name of the run's new folder")
+    return {name: value for name, value in vars(a).items() if name not in ("run", "out", "resume")}
+
+
+def _resume(a: argparse.Namespace, chosen: dict[str, Any]) -> int:
+    from minissl.recipes import image_pretraining, pretrain
+
+    if chosen or a.out:
+        raise InputError("--resume goes on with a run's own settings; give no other option beside it")
+    folder = Path(a.resume)
+    if launched() == 1 and image_pretraining.is_image_run(folder):
+        print(image_pretraining.report(image_pretraining.resume(folder, print), folder))
+        return 0
+    metrics = pretrain.resume(folder, print)
+    if rank() == 0:
+        print(pretrain.report(metrics, folder))
     return 0
 
 
@@ -294,7 +330,6 @@ def _parser() -> argparse.ArgumentParser:
         "--with",
         dest="own_ops",
         action="append",
-        default=None,
         metavar="FILE",
         help="a Python file with your own NAME_forward and NAME_backward, to train with in place of minissl's op",
     )
@@ -319,6 +354,11 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--no-bias-correction", dest="bias_correction", action="store_false", help="AdamW as BERT's own code had it"
     )
+
+    for name, (summary, ratio) in IMAGE_COMMANDS.items():
+        p = command(name, _pretrain_images, summary, f"minissl {name} --data my_images/ --image-size 64 --patch-size 8")
+        p.set_defaults(objective=name.split()[1])
+        _add_image_pretraining(p, ratio)
 
     p = command(
         "finetune", _finetune_sentiment, "Put a pre-trained model to work on a task.",
@@ -382,6 +422,39 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--out", default="figures", help="the folder to write to (default: figures)")
     p.add_argument("--list", action="store_true", default=False, help="name every figure and what it shows")
     return parser
+
+
+IMAGE_COMMANDS = {
+    "pretrain mae": ("Pre-train on images: hide patches, and paint them from the visible ones alone.", 0.75),
+    "pretrain simmim": ("Pre-train on images: hide patches behind mask tokens, and paint them.", 0.6),
+}
+
+
+def _add_image_pretraining(p: argparse.ArgumentParser, ratio: float) -> None:
+    p.add_argument(
+        "--data", metavar="IMAGES",
+        help="glyphs (built in; the default), digits (scikit-learn's), gaussian-field (synthetic, with its best "
+        "possible error), or a folder of images",
+    )  # fmt: skip
+    p.add_argument("--preset", help="nano, tiny (the default), small or base")
+    p.add_argument("--image-size", type=int, metavar="PIXELS", help="resize a folder's images to this side")
+    p.add_argument("--patch-size", type=int, metavar="PIXELS", help="the side of a patch (default 4; digits: 2)")
+    p.add_argument("--mask-ratio", type=float, metavar="SHARE", help=f"of the patches, hidden (default {ratio})")
+    p.add_argument(
+        "--norm-pix", action="store_true", help="mae: paint each patch less its own mean and over its own spread"
+    )
+    p.add_argument("--steps", type=int, help="updates to make")
+    p.add_argument("--batch-size", type=int, help="images in an update (default 128)")
+    p.add_argument("--learning-rate", type=float, help="its peak, after the warm-up")
+    p.add_argument("--warmup", type=float, help="share of the steps over which the learning rate rises")
+    p.add_argument(
+        "--no-augment", dest="augment", action="store_false", help="images as they are, not shifted or mirrored"
+    )
+    p.add_argument("--seed", type=int, help="fixes everything that is random (default 0)")
+    p.add_argument("--threads", type=int, help="how many share a step (default: one for each core)")
+    p.add_argument("--save-every", type=int, help="steps between checkpoints")
+    p.add_argument("--out", default=None, help="the new folder of the run (default: runs/DATA-1, -2, …)")
+    p.add_argument("--resume", default=None, metavar="DIR", help="go on with an interrupted run")
 
 
 def _add_finetune_tasks(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,13 @@ from minissl.plots import BLUE, GREY, PALE, RED, save, style
 
 LANDMARKS = {"mlm_chance": "chance ln V", "mlm_unigram": "unigram", "mlm_floor": "exact floor"}
 PANEL_INCHES = (7.0, 5.6)
+IMAGE_LANDMARKS = {
+    "mean_image": "training mean image",
+    "patch_mean": "true patch mean\n(sees the truth)",
+    "floor": "exact floor",
+}
+IMAGE_UNITS = {"mae": "squared error", "simmim": "absolute error"}
+IMAGE_INCHES = (9.0, 5.6)
 DRAWN_STEPS = 1000  # more would run together
 LABEL_GAP = 0.07  # of the panel's height: one line of text
 
@@ -42,15 +49,40 @@ def plot_losses(records: Sequence[Mapping[str, Any]], landmarks: Mapping[str, fl
         _draw(axes[0], records, "mlm", "Guessing the masked words", known, digits=2)
         if "nsp" in panels:
             _draw(axes[1], records, "nsp", "Is it the next sentence?", {"chance ln 2": math.log(2)}, digits=3)
-        handles, names = axes[0].get_legend_handles_labels()
-        legend = figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
-        legend.get_lines()[0].set_markersize(12)  # in the panels there are hundreds of these dots, here is one
+        _legend_below(figure, axes[0])
         save(figure, path)
 
 
-def _draw(
-    axes: Axes, records: Sequence[Mapping[str, Any]], key: str, title: str, landmarks: dict[str, float], digits: int
+def plot_image_losses(
+    records: Sequence[Mapping[str, Any]], objective: str, landmarks: Mapping[str, float | None], path: str | Path
 ) -> None:
+    """Draw the loss of a run on images: `mae` or `simmim`, which is also its key in the records.
+
+    `landmarks` holds `mean_image`, `patch_mean`, `floor`; None is left out.
+    Raises InputError where no record holds a loss.
+    """
+    if not len(_series(records, objective)[0]):
+        raise InputError(f"{path}: nothing to draw, the log holds no loss {objective!r}; did the run finish a step?")
+    with style():
+        figure = Figure(figsize=IMAGE_INCHES, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
+        axes = figure.subplots()
+        known = {name: value for key, name in IMAGE_LANDMARKS.items() if (value := landmarks.get(key)) is not None}
+        unit = IMAGE_UNITS[objective]
+        _draw(axes, records, objective, "Painting the hidden patches", known, 3, unit, ratios)
+        _legend_below(figure, axes)
+        save(figure, path)
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, names = axes.get_legend_handles_labels()
+    legend = figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    legend.get_lines()[0].set_markersize(12)  # in the panels there are hundreds of these dots, here is one
+
+
+def _draw(
+    axes: Axes, records: Sequence[Mapping[str, Any]], key: str, title: str, landmarks: dict[str, float], digits: int,
+    unit: str = "nats", compared: Callable[[float, dict[str, float], int], str] | None = None,
+) -> None:  # fmt: skip
     """One panel: training, held-out and landmarks, each landmark named at its line, the result in the title."""
     steps, losses = _series(records, key)
     smooth = smoothed(losses)
@@ -72,14 +104,14 @@ def _draw(
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats)")
+    axes.set_ylabel(f"loss ({unit})")
     axes.grid(axis="y", alpha=0.3)
 
     name, result = ("held-out", heldout[-1]) if len(heldout) else ("training", smooth[-1])
     labels = [(value, f"{value:.{digits}f} {landmark}", GREY) for landmark, value in landmarks.items()]
     label_right(axes, [*labels, (result, f"{result:.{digits}f} {name}", RED if len(heldout) else BLUE)])
     axes.set_title(title, loc="left", fontweight="bold", pad=30)
-    finding = f"{name} {result:.{digits}f} nats" + _compared(result, landmarks, digits)
+    finding = f"{name} {result:.{digits}f} {unit}" + (compared or differences)(result, landmarks, digits)
     # it may be wider than the axes, and must not make them narrower
     axes.annotate(finding, (0, 1), (0, 11), xycoords="axes fraction", textcoords="offset points").set_in_layout(False)
 
@@ -126,8 +158,14 @@ def spread(heights: Sequence[float], gap: float) -> list[float]:
     return [min(height, 1 - gap * (len(spaced) - 1 - i)) for i, height in enumerate(spaced)]
 
 
-def _compared(loss: float, landmarks: dict[str, float], digits: int) -> str:
+def differences(loss: float, landmarks: dict[str, float], digits: int) -> str:
     """The loss beside its landmarks, in words: ", 1.18 below unigram". Chance is left out beside a better landmark."""
     telling = {name: value for name, value in landmarks.items() if not name.startswith("chance")} or landmarks
     sides = {name: "below" if loss < value else "above" for name, value in telling.items()}
     return "".join(f", {abs(loss - value):.{digits}f} {sides[name]} {name}" for name, value in telling.items())
+
+
+def ratios(loss: float, landmarks: dict[str, float], digits: int) -> str:
+    """The error as a multiple of what it can be compared with: ", 0.48 × training mean image"; no rival sees truth."""
+    fair = {name: value for name, value in landmarks.items() if "sees" not in name}
+    return "".join(f", {loss / value:.{digits - 1}f} × {name}" for name, value in fair.items())

@@ -24,6 +24,8 @@ from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.pretext.patches import hidden_pixels
 
+LENGTH = 8.0  # pixels, over which the correlation of the stationary field falls to 1/e
+
 
 class Conditional(NamedTuple):
     """What is known of each pixel once the visible ones are seen; these are themselves, with variance 0."""
@@ -51,7 +53,7 @@ class GaussianField:
             raise InputError("covariance: expected a positive definite matrix") from None
 
     @classmethod
-    def stationary(cls, size: tuple[int, int] = (16, 16), length: float = 8.0) -> GaussianField:
+    def stationary(cls, size: tuple[int, int] = (16, 16), length: float = LENGTH) -> GaussianField:
         """Mean 0, variance 1, and exp(-distance/length) between two pixels; the field of `--data gaussian-field`.
 
         This covariance makes rough, cloudy pictures: what lies within a hidden patch cannot be had from outside it
