@@ -14,6 +14,9 @@ from minissl.errors import InputError
 Array = NDArray[Any]
 
 
+DEVICES = ("cpu", "cuda")
+
+
 class ArrayLibrary(Protocol):
     """What ops and layers call by a library's name: functions that NumPy and CuPy spell alike and mean alike."""
 
@@ -68,15 +71,23 @@ def beside(value: Any, like: Array) -> Any:
     return value
 
 
+def to_host(value: Any) -> Any:
+    """The reverse of `beside`: arrays as NumPy's, wherever they were. From a device this waits for them."""
+    if isinstance(value, tuple):
+        moved = [to_host(item) for item in value]
+        return type(value)(*moved) if hasattr(value, "_fields") else tuple(moved)
+    return value if array_module(value).__name__ == "numpy" else value.get()
+
+
 def on_device(x: Array, device: str) -> Array:
     """Return the array on "cpu" (NumPy) or "cuda" (CuPy); itself, where it is there already.
 
     Raises InputError for another device, and where CuPy or its GPU is missing.
     """
-    if device not in ("cpu", "cuda"):
+    if device not in DEVICES:
         raise InputError(f"device {device!r}: expected 'cpu' or 'cuda'")
     if device == "cpu":
-        return x if isinstance(x, np.ndarray) else cast(Array, x.get())
+        return cast(Array, to_host(x))
     try:
         import cupy
 
@@ -89,7 +100,7 @@ def on_device(x: Array, device: str) -> Array:
 
 def to_number(x: Any) -> float:
     """A single number on the host. From a device this waits until it is computed, so it comes last in a step."""
-    return float(x if isinstance(x, (np.ndarray, np.generic, float, int)) else x.get())
+    return float(to_host(x))
 
 
 def require_ids(

@@ -348,6 +348,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--learning-rate", type=float, help="its peak, after the warm-up")
     p.add_argument("--warmup", type=float, help="share of the steps over which the learning rate rises")
     p.add_argument("--dropout", type=float, help="share that dropout drops, in hidden states and attention")
+    p.add_argument("--device", help="cpu (the default), or cuda, an NVIDIA GPU (extra: gpu)")
     p.add_argument("--save-every", type=int, help="steps between checkpoints")
     p.add_argument("--whole-word", action="store_true", help="mask whole words")
     p.add_argument("--no-nsp", dest="nsp", action="store_false", help="masked words alone, no next sentence prediction")

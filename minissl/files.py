@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, to_host
 from minissl.errors import InputError
 from minissl.tensor_file import TensorFile, no_such_file
 
@@ -64,7 +64,7 @@ def write_arrays(path: str | Path, arrays: dict[str, Array], metadata: dict[str,
     from safetensors.numpy import save
 
     # safetensors 0.8 writes the buffer of a non-contiguous array as it lies in memory, which is another array
-    plain = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    plain = {name: np.asarray(to_host(array), order="C") for name, array in arrays.items()}
     write_whole(path, save(plain, metadata=metadata))
 
 

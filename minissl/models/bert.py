@@ -7,7 +7,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array, array_module, beside, require_ids, to_number
+from minissl.backend import Array, array_module, beside, require_ids, to_host, to_number
 from minissl.errors import InputError
 from minissl.kernels import op
 from minissl.models.labels import LabelledConfig
@@ -366,12 +366,14 @@ class BertForPreTraining(LearningModel):
         return {name: to_number(loss) for name, loss in losses.items()}
 
     def predict_masked(self, batch: dict[str, Array]) -> tuple[Array, Array, Array]:
-        """Evaluate: logits (M, V) at the masked positions alone, their true ids (M,), and NSP logits (B, 2)."""
+        """Evaluate: logits (M, V) at the masked positions alone, their true ids (M,), NSP logits (B, 2), on the CPU."""
         inputs, targets = self._check(batch)
         hidden, _, _ = self.bert.evaluate(inputs)
         h, _ = take_positions.forward(hidden, targets.positions)
         pooled, _ = self.bert.pooler.forward(hidden)
-        return self._word_logits(h), targets.ids, self.seq_relationship.forward(pooled)[0]
+        found: tuple[Array, Array, Array]
+        found = to_host((self._word_logits(h), targets.ids, self.seq_relationship.forward(pooled)[0]))
+        return found
 
     def _word_logits(self, h: Array) -> Array:
         """Hidden states (…, D) -> a score for every word (…, V)."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self, cast, overload
 
 import numpy as np
 
-from minissl.backend import Array, on_device
+from minissl.backend import Array, beside, on_device, to_host
 from minissl.checkpoint import SHARDS, WEIGHTS, Checkpoint, some
 from minissl.errors import InputError
 from minissl.files import read_json, write_arrays, write_json
@@ -136,7 +136,7 @@ class PreTrainedModel(Module):
                 f"{type(self).__name__}: weights do not fit; missing: {some(missing)}; unexpected: {some(unexpected)}"
             )
         for key, param in params.items():
-            shape = np.shape(weights[key])
+            shape = np.shape(to_host(weights[key]))
             if shape != param.data.shape:
                 raise InputError(
                     f"{type(self).__name__}: {key} has shape {shape}, the config expects {param.data.shape}"
@@ -145,7 +145,7 @@ class PreTrainedModel(Module):
             if alias in weights and not np.array_equal(weights[alias], weights[key], equal_nan=True):
                 raise InputError(f"{type(self).__name__}: {alias} differs from {key}, to which it is tied here")
         for key, param in params.items():
-            param.data[...] = weights[key]
+            param.data[...] = beside(np.asarray(to_host(weights[key])), param.data)
 
     def astype(self, dtype: str) -> Self:
         """Convert every weight to float32 or float64, in place."""

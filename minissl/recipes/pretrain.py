@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import DEVICES, Array
 from minissl.errors import InputError
 from minissl.files import write_json
 from minissl.kernels import op, replace_op
@@ -77,6 +77,7 @@ class PretrainOptions:
     seed: int = 0
     threads: int = 0  # 0: one for each core
     save_every: int = 200
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -99,6 +100,7 @@ class PretrainOptions:
             ("seed", self.seed >= 0, "0 or more"),
             ("threads", self.threads >= 0, "0 (one for each core) or more"),
             ("save_every", self.save_every >= 1, "1 or more"),
+            ("device", self.device in DEVICES, f"one of {', '.join(DEVICES)}"),
         ]
         require_values(self, expected)
 
@@ -137,7 +139,7 @@ class PretrainOptions:
         rows = self.batch_size // find_processes().size  # each thread takes one row or more
         if not rows:
             raise InputError(f"--batch-size {self.batch_size}: of {find_processes().size} processes some have no row")
-        threads = min(self.threads or default_threads(), rows)
+        threads = min(self.threads or default_threads(), rows) if self.device == "cpu" else 1
         return TrainingOptions(
             self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw
         )
@@ -241,6 +243,7 @@ def _prepare(folder: RunFolder, began: float, own: OwnOps | None) -> _Run:
     )
     model = BertForPreTraining(config, seed=options.seed)
     head_start(model)
+    model.to(options.device)
     if find_processes().rank == 0:
         task.tokenizer.save_pretrained(folder.path)
     heldout = task.heldout(HELDOUT_ROWS)
@@ -343,7 +346,7 @@ def _finish(run: _Run, metrics: dict[str, Any], say: Callable[[str], None]) -> d
     from minissl.plots.loss import plot_losses
 
     folder, landmarks = run.folder.path, run.landmarks
-    run.model.save_pretrained(folder)
+    run.model.to("cpu").save_pretrained(folder)
     marks = {"mlm_unigram": landmarks.unigram, "mlm_chance": landmarks.chance, "mlm_floor": landmarks.floor}
     plot_losses(run.folder.read_log(), marks, folder / "loss.png")
     example: dict[str, Any] = run.task.example()

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from minissl.backend import to_host
 from minissl.nn import Grads, Module
 
 
@@ -19,7 +20,7 @@ def first_nonfinite(model: Any, batches: list[dict[str, Any]]) -> str:
     """
     with np.errstate(all="ignore"):
         for name, param in model.named_parameters():
-            if not np.isfinite(param.data).all():
+            if not np.isfinite(to_host(param.data)).all():
                 return f"first in the weight {name}"
         for batch in batches:
             grads = Grads(model)
@@ -28,9 +29,11 @@ def first_nonfinite(model: Any, batches: list[dict[str, Any]]) -> str:
             if seen:
                 return f"first in the output of the layer {seen[0]}"
             for name, param in reversed(list(model.named_parameters())):
-                if not np.isfinite(grads[param]).all():
+                if not np.isfinite(to_host(grads[param])).all():
                     return f"first in the gradient of {name}"
-        norms = {name: float(np.linalg.norm(grads[param].astype(float))) for name, param in model.named_parameters()}
+        norms = {
+            name: float(np.linalg.norm(to_host(grads[param]).astype(float))) for name, param in model.named_parameters()
+        }
     largest = max(norms, key=lambda name: norms[name])
     return f"every single number is finite; the largest gradient is that of {largest} (norm {norms[largest]:.1e})"
 
@@ -52,7 +55,8 @@ def _watched(model: Module) -> Iterator[list[str]]:
 def _noting(forward: Callable[..., Any], name: str, seen: list[str]) -> Callable[..., Any]:
     def watched(*args: Any, **kwargs: Any) -> Any:
         y, cache = forward(*args, **kwargs)
-        if isinstance(y, np.ndarray) and not np.isfinite(y).all():
+        host = to_host(y)
+        if isinstance(host, np.ndarray) and not np.isfinite(host).all():
             seen.append(name)
         return y, cache
 

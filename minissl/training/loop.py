@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from minissl.backend import to_host
 from minissl.errors import InputError
 from minissl.training.diagnose import first_nonfinite
 from minissl.training.processes import all_or_none
@@ -47,7 +48,9 @@ def train(
                 folder.log(noted)
             stop = bool(trainer.processes.sum(np.array([len(interrupted)])).any())  # looked at once: all stop, or none
             if stop or trainer.step % save_every == 0 or trainer.step == steps:
-                if not np.isfinite(trainer.weights).all():  # they would take the place of the last good checkpoint
+                if not np.isfinite(
+                    to_host(trainer.weights)
+                ).all():  # they would take the place of the last good checkpoint
                     what = f"step {trainer.step}: after the update the weights are no longer finite"
                     raise diverged(what, trainer.model, batches, folder)
                 with all_or_none(trainer.processes):

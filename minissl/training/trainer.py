@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from minissl.backend import Array, array_module, to_number
+from minissl.backend import Array, array_module, beside, to_number
 from minissl.errors import InputError
 from minissl.nn import Grads
 from minissl.nn.module import packing_order
@@ -207,7 +207,7 @@ class Trainer:
                     f"checkpoint: {name!r} is missing or has another size than this run's model ({mine.size})"
                 )
         for name, mine in self.state().items():
-            mine[...] = state[name]
+            mine[...] = beside(state[name], mine)
         self.step = step
 
     def close(self) -> None:

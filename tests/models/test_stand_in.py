@@ -1,7 +1,9 @@
 """Whole models on the strict stand-in for CuPy: outputs, every gradient, and training, as on the host."""
 
+import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from minissl import (
     ViTMAEConfig,
     ViTMAEForPreTraining,
 )
+from minissl.cli import main
 from minissl.errors import InputError
 from minissl.models.bert import BertConfig
 from minissl.models.bert_heads import BertForTokenClassification
@@ -107,6 +110,62 @@ def test_training_steps_with_dropout_are_those_of_the_host(cupy):
     assert device_losses == pytest.approx(losses, rel=1e-4)
     for key, weight in of_host.items():
         np.testing.assert_allclose(of_device[key], weight, atol=2e-4, err_msg=key)
+
+
+def test_the_command_pretrains_evaluates_and_resumes_on_the_device(cupy, quick):
+    """The whole of `minissl pretrain --device cuda`, and the same run on the host."""
+    options = [
+        "--data",
+        "hmm",
+        "--steps",
+        "5",
+        "--batch-size",
+        "4",
+        "--seq-len",
+        "12",
+        "--save-every",
+        "2",
+        "--threads",
+        "1",
+        "--dropout",
+        "0.1",
+    ]
+    for device in ("cpu", "cuda"):
+        assert main(["pretrain", *options, "--device", device, "--out", device]) == 0
+    host, moved = (json.loads(Path(folder, "metrics.json").read_text()) for folder in ("cpu", "cuda"))
+    assert moved["mlm_loss"] == pytest.approx(host["mlm_loss"], rel=1e-4)
+    assert moved["mlm_accuracy"] == pytest.approx(host["mlm_accuracy"], abs=0.02)
+    assert json.loads(Path("cuda", "run.json").read_text())["options"]["device"] == "cuda"
+
+
+def test_a_run_on_the_device_goes_on_from_its_checkpoint(cupy, quick, monkeypatch):
+    options = [
+        "--data",
+        "hmm",
+        "--steps",
+        "5",
+        "--batch-size",
+        "4",
+        "--seq-len",
+        "12",
+        "--save-every",
+        "2",
+        "--device",
+        "cuda",
+    ]
+    assert main(["pretrain", *options, "--out", "whole"]) == 0
+    step = Trainer.train_step
+
+    def stopped(trainer, batches):
+        if trainer.step == 3:
+            raise KeyboardInterrupt
+        return step(trainer, batches)
+
+    monkeypatch.setattr(Trainer, "train_step", stopped)
+    assert main(["pretrain", *options, "--out", "run"]) == 2
+    monkeypatch.setattr(Trainer, "train_step", step)
+    assert main(["pretrain", "--resume", "run"]) == 0
+    assert Path("run", "model.safetensors").read_bytes() == Path("whole", "model.safetensors").read_bytes()
 
 
 def test_a_model_comes_back_to_the_host_as_it_was(cupy):
