@@ -11,7 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from minissl.backend import Array
 from minissl.errors import InputError
-from minissl.plots import save, style
+from minissl.plots import PALE, save, style
 
 # Petroff's sequence of ten (arXiv:2107.02270); after ten classes the marker changes
 COLOURS = (
@@ -46,6 +46,7 @@ def plot_feature_map(
             axes.set_title(name, loc="left", fontsize=13)
             axes.set_xticks([])
             axes.set_yticks([])
+            axes.spines[:].set(visible=True, color=PALE)
             axes.set_box_aspect(1)
             axes.margins(0.03)
         if len(names) <= MOST_NAMES:
