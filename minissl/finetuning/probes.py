@@ -116,9 +116,10 @@ def nearest_neighbours(
 ) -> Array:
     """The votes of each query's nearest training rows, (Q, C): v_c = Σ exp(s/τ) over those of class c, s the cosine.
 
-    All rows are taken from the training rows' mean first, since rows of one encoder, or of one set's pixels, share a
-    direction that tells nothing: on 1,000 raw Fashion-MNIST images it lifts the accuracy from 74 % to 78 %. The k = 20 neighbours vote with τ = 0.07 (Wu et al. 2018, section 3.4; DINO's evaluation is the same but
-    for the mean). Of fewer rows than k, all vote. Raises InputError as `LinearProbe.fit`.
+    All rows are taken from the training rows' mean first: rows of one encoder, or of one set's pixels, share a
+    direction that tells nothing. (1,000 raw Fashion-MNIST images, on 2,000 others: 78.0 % with it, 74.3 % without.)
+    The k = 20 neighbours vote with τ = 0.07 (Wu et al. 2018, section 3.4; DINO's evaluation is the same but for the
+    mean). Of fewer rows than k, all vote. Raises InputError as `LinearProbe.fit`.
     """
     _check(features, targets, classes)
     if neighbours < 1:
