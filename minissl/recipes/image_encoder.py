@@ -14,13 +14,10 @@ from minissl.hub import find_folder
 from minissl.models.mae import ViTMAEConfig, ViTMAEModel
 from minissl.models.vit import ImageEncoderConfig, ViTConfig, ViTForImageClassification, ViTModel
 from minissl.ops import interpolate_positions_forward
+from minissl.recipes.image_pretraining import PRESETS
 from minissl.training.run_folder import METRICS, SETTINGS
 from minissl.vision.images import PREPROCESSOR, ImageParts, PixelScale
 
-PRESET: dict[str, Any] = {  # as `minissl pretrain mae` has its tiny one
-    "hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 512,
-    "layer_norm_eps": 1e-6,
-}  # fmt: skip
 PATCHES = 7  # in a row or column of the preset, or more
 KINDS = {1: ", grey", 3: ", colour"}
 POSITIONS = "embeddings.position_embeddings"
@@ -119,10 +116,17 @@ def encoder_for(parts: ImageParts, model: str, interpolate: bool = False) -> Ima
 
 
 def preset_config(size: tuple[int, int], channels: int) -> ViTConfig:
-    """A small ViT for images of this size: the largest patches that leave seven or more in a row, or of two pixels."""
+    """The encoder of `minissl pretrain mae --preset tiny` for images of this size.
+
+    Its patches are the largest that leave seven or more in a row, and no smaller than two pixels where that divides.
+    """
     side = max(p for p in range(1, max(2, min(size) // PATCHES) + 1) if not (size[0] % p or size[1] % p))
-    image_size = size[0] if size[0] == size[1] else list(size)
-    return ViTConfig(**PRESET, image_size=image_size, patch_size=side, num_channels=channels)
+    sizes = PRESETS["tiny"]
+    return ViTConfig(
+        hidden_size=sizes.width, num_hidden_layers=sizes.layers, num_attention_heads=sizes.heads,
+        intermediate_size=4 * sizes.width, layer_norm_eps=1e-6, patch_size=side, num_channels=channels,
+        image_size=size[0] if size[0] == size[1] else list(size),
+    )  # fmt: skip
 
 
 def _by(size: Any) -> str:

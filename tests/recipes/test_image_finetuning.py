@@ -11,6 +11,7 @@ from minissl.cli import main
 from minissl.models.vit import ViTForImageClassification
 from minissl.recipes.image_encoder import load_image_encoder
 from minissl.recipes.image_finetuning import ImageOptions, rows_for
+from minissl.recipes.image_pretraining import PRESETS, Sizes
 from minissl.vision.datasets import load_images
 from minissl.vision.images import ImageParts, Images, PixelScale
 
@@ -72,8 +73,7 @@ def test_frozen_from_scratch_few_labels_and_no_model(tmp_path, image_set, mae, n
         np.testing.assert_array_equal(after.weights[name], weight)
     assert ended("few", "--labels-per-class", "3", "--model", mae)["labelled_images"] == 30
     assert ended("scratch", "--from-scratch", "--model", mae)["from_scratch"]
-    small = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    monkeypatch.setattr("minissl.recipes.image_encoder.PRESET", small)
+    monkeypatch.setitem(PRESETS, "tiny", Sizes(16, 1, 2, 8, 1, 2))
     assert ended("none")["from_scratch"]
     assert ViTForImageClassification.from_pretrained(tmp_path / "none").config.grid == (4, 4)
 
