@@ -7,6 +7,7 @@ import pytest
 
 from minissl.cli import main
 from minissl.models.mae import ViTMAEConfig, ViTMAEForPreTraining
+from minissl.recipes.image_encoder import load_image_encoder
 from minissl.vision.datasets import load_images
 from minissl.vision.images import PixelScale
 
@@ -54,3 +55,31 @@ def test_transformers_opens_the_folder(tmp_path, monkeypatch):
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     np.testing.assert_allclose(p, [list(line["probabilities"].values()) for line in lines], atol=1e-5)
     assert [theirs.config.id2label[int(i)] for i in p.argmax(axis=1)] == [line["predicted"] for line in lines]
+
+
+@pytest.mark.parametrize("kind", ["ViTMAEForPreTraining", "ViTForImageClassification", "ViTForMaskedImageModeling"])
+def test_an_encoder_that_transformers_wrote(tmp_path, kind):
+    sizes = {
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24, "image_size": 12,
+        "patch_size": 3, "num_channels": 3,
+    }  # fmt: skip
+    if kind == "ViTMAEForPreTraining":
+        decoder = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+        about = transformers.ViTMAEConfig(**sizes, **{f"decoder_{key}": value for key, value in decoder.items()})
+    else:
+        about = transformers.ViTConfig(**sizes, encoder_stride=3)
+    torch.manual_seed(0)
+    theirs = getattr(transformers, kind)(about).eval()
+    theirs.save_pretrained(tmp_path)
+    transformers.ViTImageProcessor(size={"height": 12, "width": 12}).save_pretrained(tmp_path)
+    encoder = load_image_encoder(str(tmp_path))
+    assert encoder.scale == PixelScale((0.5,) * 3, (0.5,) * 3, 1 / 255)
+    images = np.random.default_rng(0).standard_normal((4, 3, 12, 12)).astype(np.float32)
+    with torch.no_grad():
+        if kind == "ViTMAEForPreTraining":
+            theirs.vit.embeddings.config.mask_ratio = theirs.vit.config.mask_ratio = 0.0
+            noise = torch.arange(16.0).repeat(4, 1)
+            expected = theirs.vit(pixel_values=torch.from_numpy(images), noise=noise).last_hidden_state.numpy()
+        else:
+            expected = theirs.vit(pixel_values=torch.from_numpy(images)).last_hidden_state.numpy()
+    np.testing.assert_allclose(encoder.model(0)(images).last_hidden_state, expected, atol=1e-5)
