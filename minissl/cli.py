@@ -54,7 +54,7 @@ def _run_as_one_of_several(a: argparse.Namespace) -> int:
     """Under mpirun: the first process speaks for all."""
     from minissl.training.processes import none_is_left
 
-    if a.run is not _pretrain:
+    if a.run not in (_pretrain, _pretrain_images):
         raise InputError(f"started as {launched()} processes; only minissl pretrain shares its work among several")
     with none_is_left(), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
         return int(a.run(a))
@@ -73,10 +73,7 @@ def _pretrain(a: argparse.Namespace) -> int:
     folder = Path(a.out) if a.out else next_folder(options.data)
     if own_ops and len(own_ops) > 1:
         raise InputError(f"--with is given {len(own_ops)} times; put all your pairs into one file")
-    metrics = pretrain(options, folder, print, Path(own_ops[0]) if own_ops else None)
-    if rank() == 0:
-        print(report(metrics, folder))
-    return 0
+    return _reported(report, pretrain(options, folder, print, Path(own_ops[0]) if own_ops else None), folder)
 
 
 def _pretrain_images(a: argparse.Namespace) -> int:
@@ -89,8 +86,7 @@ def _pretrain_images(a: argparse.Namespace) -> int:
         return _resume(a, chosen)
     options = ImagePretrainOptions.for_data(**chosen)
     folder = Path(a.out) if a.out else next_folder(options.data)
-    print(report(pretrain_images(options, folder, print), folder))
-    return 0
+    return _reported(report, pretrain_images(options, folder, print), folder)
 
 
 def _chosen_for_run(a: argparse.Namespace) -> dict[str, Any]:
@@ -106,12 +102,14 @@ def _resume(a: argparse.Namespace, chosen: dict[str, Any]) -> int:
     if chosen or a.out:
         raise InputError("--resume goes on with a run's own settings; give no other option beside it")
     folder = Path(a.resume)
-    if launched() == 1 and image_pretraining.is_image_run(folder):
-        print(image_pretraining.report(image_pretraining.resume(folder, print), folder))
-        return 0
-    metrics = pretrain.resume(folder, print)
+    recipe = image_pretraining if image_pretraining.is_image_run(folder) else pretrain
+    return _reported(recipe.report, recipe.resume(folder, print), folder)
+
+
+def _reported(report: Callable[[dict[str, Any], Path], str], metrics: dict[str, Any], folder: Path) -> int:
+    """Print the report of a run; of several processes the first does."""
     if rank() == 0:
-        print(pretrain.report(metrics, folder))
+        print(report(metrics, folder))
     return 0
 
 
@@ -453,6 +451,7 @@ def _add_image_pretraining(p: argparse.ArgumentParser, ratio: float) -> None:
     )
     p.add_argument("--seed", type=int, help="fixes everything that is random (default 0)")
     p.add_argument("--threads", type=int, help="how many share a step (default: one for each core)")
+    p.add_argument("--device", help="cpu (the default), or cuda, an NVIDIA GPU (extra: gpu)")
     p.add_argument("--save-every", type=int, help="steps between checkpoints")
     p.add_argument("--out", default=None, help="the new folder of the run (default: runs/DATA-1, -2, …)")
     p.add_argument("--resume", default=None, metavar="DIR", help="go on with an interrupted run")

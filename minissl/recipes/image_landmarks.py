@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, to_host
 from minissl.ops.patches import normalise_patches_forward, patchify_forward
 from minissl.recipes.image_tasks import Batch, FieldTask, ImageTask
 
@@ -43,8 +43,8 @@ class Target(NamedTuple):
         """What a model predicts of each patch, (B, N, P²C)."""
         out = model(**batch)
         if self.objective == "mae":
-            return out.logits  # type: ignore[no-any-return]
-        return patchify_forward(out.reconstruction, self.patch_size)[0]
+            return to_host(out.logits)  # type: ignore[no-any-return]
+        return patchify_forward(to_host(out.reconstruction), self.patch_size)[0]
 
     def error(self, predicted: Array, patches: Array, hidden: Array) -> float:
         """The sum over the hidden patches of each one's mean squared, or absolute, error."""

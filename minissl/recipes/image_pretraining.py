@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import DEVICES, Array
 from minissl.errors import InputError
 from minissl.files import write_json
 from minissl.models.mae import ViTMAEConfig, ViTMAEForPreTraining
@@ -22,21 +22,26 @@ from minissl.recipes.image_landmarks import Landmarks, Target, landmarks, mean_e
 from minissl.recipes.image_tasks import Batch, FieldTask, ImageTask, ImageTaskOptions, make_image_task
 from minissl.recipes.session import (
     begun,
+    default_threads,
     last_line,
+    new_folder,
     not_settings,
     open_folder,
     peak_memory_mb,
     require_types,
     require_values,
+    shared_work,
+    sum_over,
+    threads_for,
     train_with_progress,
     trainer_of,
 )
 from minissl.training.adamw import AdamW
 from minissl.training.loop import diverged
+from minissl.training.processes import all_or_none, find_processes
 from minissl.training.run_folder import METRICS, Checkpoint, RunFolder
 from minissl.training.trainer import Trainer, TrainingOptions
 from minissl.vision import Loader
-from minissl.workers import available_cores
 
 OBJECTIVES = ("mae", "simmim")
 BUILT_IN = ("glyphs", "digits", "gaussian-field")
@@ -89,6 +94,7 @@ class ImagePretrainOptions:
     seed: int = 0
     threads: int = 0  # 0: one for each core
     save_every: int = 200
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -108,6 +114,7 @@ class ImagePretrainOptions:
             ("seed", self.seed >= 0, "0 or more"),
             ("threads", self.threads >= 0, "0 (one for each core) or more"),
             ("save_every", self.save_every >= 1, "1 or more"),
+            ("device", self.device in DEVICES, f"one of {', '.join(DEVICES)}"),
         ]
         require_values(self, expected)
 
@@ -144,7 +151,7 @@ class ImagePretrainOptions:
     def training(self) -> TrainingOptions:
         """The part that says how to train: AdamW as in He et al. 2022, table 8."""
         adamw = AdamW(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.05)
-        threads = min(self.threads or available_cores(), self.batch_size)  # each thread takes one row or more
+        threads = threads_for(self.threads, self.batch_size, self.device)
         return TrainingOptions(
             self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw
         )
@@ -182,11 +189,13 @@ def make_model(options: ImagePretrainOptions, shape: tuple[int, int, int]) -> An
 def pretrain_images(options: ImagePretrainOptions, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Start a run in the new folder `out`; return its metrics. Raises InputError for what a person got wrong."""
     began = time.perf_counter()
+    options.training()  # what cannot be is said before anything is made
     data = options.data if options.data in BUILT_IN else str(Path(options.data).resolve())
-    fixed = {**asdict(options), "data": data, "threads": options.threads or available_cores()}
-    folder = RunFolder.create(out, {"options": fixed})
+    fixed = {**asdict(options), "data": data, "threads": options.threads or default_threads()}
+    folder = new_folder(out, {"options": fixed})
     try:
-        run = _prepare(folder, began)
+        with all_or_none(find_processes()):
+            run = _prepare(folder, began)
     except BaseException:
         folder.remove()  # it holds nothing yet, and the next try may want its name
         raise
@@ -202,7 +211,10 @@ def is_image_run(out: Path) -> bool:
 def resume(out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Go on with the run in `out`, to the very weights it would have reached. Raises InputError where it cannot."""
     began = time.perf_counter()
-    return _train_and_evaluate(_prepare(open_folder(out), began), say)
+    folder = open_folder(out)
+    with all_or_none(find_processes()):
+        run = _prepare(folder, began)
+    return _train_and_evaluate(run, say)
 
 
 class _Run(NamedTuple):
@@ -228,8 +240,9 @@ def _prepare(folder: RunFolder, began: float) -> _Run:
     checkpoint = folder.load_checkpoint()
     if checkpoint is not None:
         began -= checkpoint.seconds
-    model = make_model(options, task.shape)
-    task.scale.save(folder.path, task.shape[1:])
+    model = make_model(options, task.shape).to(options.device)
+    if find_processes().rank == 0:
+        task.scale.save(folder.path, task.shape[1:])
     heldout = task.heldout(HELDOUT_IMAGES)
     marks = landmarks(task, options.target, heldout)
     return _Run(folder, options, task, model, heldout, marks, checkpoint, began)
@@ -245,7 +258,9 @@ def _train_and_evaluate(run: _Run, say: Callable[[str], None]) -> dict[str, Any]
         if not math.isfinite(metrics["loss"]):
             what = f"after the last step, the held-out loss is not finite ({metrics['loss']})"
             raise diverged(what, run.model, run.heldout, run.folder)
-        return _finish(run, {"objective": o.objective, **metrics, **speed})
+        metrics |= {"objective": o.objective, **speed, **shared_work(trainer, run.began)}
+        with all_or_none(trainer.processes):
+            return _finish(run, metrics) if trainer.processes.rank == 0 else {}
 
 
 def _introduction(run: _Run, trainer: Trainer) -> str:
@@ -313,7 +328,7 @@ def evaluate(
             raw = target.error(predicted * spread + mean, true, hidden)
         return np.array([target.error(predicted, patches, hidden), raw, np.count_nonzero(hidden)])
 
-    loss, pixel_loss, count = np.sum(trainer.workers.map(one, len(batches)), axis=0).tolist()
+    loss, pixel_loss, count = sum_over(trainer, one, len(batches)).tolist()
     return {"loss": loss / count, "pixel_loss": pixel_loss / count if target.norm_pix else None}
 
 
@@ -329,7 +344,7 @@ def _finish(run: _Run, metrics: dict[str, Any]) -> dict[str, Any]:
     from minissl.plots.loss import plot_image_losses
 
     folder, o, marks = run.folder.path, run.options, run.landmarks
-    run.model.save_pretrained(folder)
+    run.model.to("cpu").save_pretrained(folder)
     plot_image_losses(run.folder.read_log(), o.objective, marks._asdict(), folder / "loss.png")
     _draw_reconstruction(run, metrics["loss"])
     if o.norm_pix:

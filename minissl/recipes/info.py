@@ -38,7 +38,7 @@ def describe() -> str:
 
 def _gpu() -> str:
     if importlib.util.find_spec("cupy") is None:
-        return "none: CuPy is not installed, and models run on the CPU in this version"
+        return "none: CuPy is not installed (extra: gpu), so models run on the CPU"
     try:
         import cupy
 

@@ -38,6 +38,8 @@ from minissl.recipes.session import (
     require_types,
     require_values,
     shared_work,
+    sum_over,
+    threads_for,
     train_with_progress,
     trainer_of,
 )
@@ -136,10 +138,7 @@ class PretrainOptions:
     def training(self) -> TrainingOptions:
         """The part that says how to train."""
         adamw = AdamW(bias_correction=self.bias_correction)
-        rows = self.batch_size // find_processes().size  # each thread takes one row or more
-        if not rows:
-            raise InputError(f"--batch-size {self.batch_size}: of {find_processes().size} processes some have no row")
-        threads = min(self.threads or default_threads(), rows) if self.device == "cpu" else 1
+        threads = threads_for(self.threads, self.batch_size, self.device)
         return TrainingOptions(
             self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw
         )
@@ -320,9 +319,7 @@ def evaluate(model: Any, batches: list[Batch], trainer: Trainer) -> dict[str, An
         logits, ids, nsp_logits = model.predict_masked(batches[i])
         return np.array([*_score(logits, ids), *_score(nsp_logits, batches[i].get("next_sentence_label", ids[:0]))])
 
-    mine = range(trainer.processes.rank, len(batches), trainer.processes.size)
-    scores = trainer.workers.map(lambda i: one(mine[i]), len(mine))
-    totals = trainer.processes.sum(np.sum(scores, axis=0) if scores else np.zeros(6))
+    totals = sum_over(trainer, one, len(batches))
     mlm_loss, mlm_right, mlm_count, nsp_loss, nsp_right, nsp_count = totals.tolist()
     return {
         "mlm_loss": float(mlm_loss / mlm_count),

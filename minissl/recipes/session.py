@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from minissl.backend import Array
 from minissl.errors import InputError
 from minissl.training.loop import Interrupted, train
 from minissl.training.processes import all_or_none, find_processes
@@ -81,6 +82,24 @@ def open_folder(path: Path) -> RunFolder:
 def default_threads() -> int:
     """One for each core that this process has for itself: several processes of one machine share its cores."""
     return max(1, available_cores() // find_processes().neighbours)
+
+
+def threads_for(threads: int, batch_size: int, device: str) -> int:
+    """How many threads of each process share a step; every one takes a row or more, and a device needs only one.
+
+    Raises InputError where there are fewer rows than processes.
+    """
+    rows = batch_size // find_processes().size
+    if not rows:
+        raise InputError(f"--batch-size {batch_size}: of {find_processes().size} processes some have no row")
+    return min(threads or default_threads(), rows) if device == "cpu" else 1
+
+
+def sum_over(trainer: Trainer, work: Callable[[int], Array], count: int) -> Array:
+    """work(0) + … + work(count-1), done by the threads of every process."""
+    mine = range(trainer.processes.rank, count, trainer.processes.size)
+    done = trainer.workers.map(lambda i: work(mine[i]), len(mine))
+    return trainer.processes.sum(np.sum(done, axis=0) if done else 0 * work(0))
 
 
 def begun(trainer: Trainer) -> str:

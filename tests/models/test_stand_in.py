@@ -138,6 +138,19 @@ def test_the_command_pretrains_evaluates_and_resumes_on_the_device(cupy, quick):
     assert json.loads(Path("cuda", "run.json").read_text())["options"]["device"] == "cuda"
 
 
+@pytest.mark.parametrize("objective", ["mae", "simmim"])
+def test_images_pretrain_on_the_device(cupy, quick, monkeypatch, objective):
+    monkeypatch.setattr("minissl.recipes.image_pretraining.HELDOUT_IMAGES", 16)
+    monkeypatch.setattr("minissl.plots.loss.plot_image_losses", lambda *_: None)
+    monkeypatch.setattr("minissl.plots.reconstruction.plot_reconstruction", lambda *_: None)
+    options = ["--data", "digits", "--preset", "nano", "--steps", "3", "--batch-size", "4", "--threads", "1"]
+    pytest.importorskip("sklearn", reason="digits come from scikit-learn")
+    for device in ("cpu", "cuda"):
+        assert main(["pretrain", objective, *options, "--device", device, "--out", device]) == 0
+    host, moved = (json.loads(Path(folder, "metrics.json").read_text()) for folder in ("cpu", "cuda"))
+    assert moved["loss"] == pytest.approx(host["loss"], rel=1e-4)
+
+
 def test_a_run_on_the_device_goes_on_from_its_checkpoint(cupy, quick, monkeypatch):
     options = [
         "--data",

@@ -99,6 +99,18 @@ def test_a_run_of_two_processes_speaks_once_and_resumes(tmp_path):
 
 
 @needs_mpi
+def test_images_are_shared_too(tmp_path):
+    options = ["--data", "gaussian-field", "--steps", "6", "--batch-size", "6", "--save-every", "3"]
+    shared = mpirun(2, "-m", "minissl", "pretrain", "mae", *options, "--threads", 1, "--out", "shared", cwd=tmp_path)
+    assert shared.returncode == 0, shared.stderr
+    alone = mpirun(1, "-m", "minissl", "pretrain", "mae", *options, "--threads", 2, "--out", "alone", cwd=tmp_path)
+    assert alone.returncode == 0, alone.stderr
+    found, expected = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("shared", "alone"))
+    assert found["processes"] == 2
+    assert found["loss"] == pytest.approx(expected["loss"], rel=1e-4)
+
+
+@needs_mpi
 @pytest.mark.parametrize("kind", ["dies", "is killed"])
 def test_a_dead_process_ends_the_run_and_the_last_checkpoint_is_whole(tmp_path, kind):
     do = 'raise MemoryError("no room")' if kind == "dies" else "os.kill(os.getpid(), signal.SIGKILL)"
