@@ -19,12 +19,7 @@ from minissl.plots import BLUE, GREY, PALE, RED, save, style
 
 LANDMARKS = {"mlm_chance": "chance ln V", "mlm_unigram": "unigram", "mlm_floor": "exact floor"}
 PANEL_INCHES = (7.0, 5.6)
-IMAGE_LANDMARKS = {
-    "mean_image": "training mean image",
-    "patch_mean": "true patch mean\n(sees the truth)",
-    "floor": "exact floor",
-}
-IMAGE_UNITS = {"mae": "squared error", "simmim": "absolute error"}
+IMAGE_ERRORS = {"mae": ("squared error", "mean"), "simmim": ("absolute error", "median")}
 IMAGE_INCHES = (9.0, 5.6)
 DRAWN_STEPS = 1000  # more would run together
 LABEL_GAP = 0.07  # of the panel's height: one line of text
@@ -66,8 +61,13 @@ def plot_image_losses(
     with style():
         figure = Figure(figsize=IMAGE_INCHES, layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
         axes = figure.subplots()
-        known = {name: value for key, name in IMAGE_LANDMARKS.items() if (value := landmarks.get(key)) is not None}
-        unit = IMAGE_UNITS[objective]
+        unit, middle = IMAGE_ERRORS[objective]
+        names = {
+            "mean_image": f"training {middle} image",
+            "patch_mean": f"true patch {middle}\n(sees the truth)",
+            "floor": "exact floor",
+        }
+        known = {name: value for key, name in names.items() if (value := landmarks.get(key)) is not None}
         _draw(axes, records, objective, "Painting the hidden patches", known, 3, unit, ratios)
         _legend_below(figure, axes)
         save(figure, path)

@@ -34,6 +34,11 @@ class Target(NamedTuple):
     patch_size: int
     norm_pix: bool
 
+    @property
+    def middle(self) -> str:
+        """What is the best constant answer: the mean for squared errors, the median for absolute ones."""
+        return "mean" if self.objective == "mae" else "median"
+
     def patches(self, images: Array) -> Array:
         """Inputs (B, C, H, W) -> what is to be predicted of each patch, (B, N, P²C)."""
         patches, _ = patchify_forward(images, self.patch_size)

@@ -43,12 +43,11 @@ from minissl.training.run_folder import METRICS, Checkpoint, RunFolder
 from minissl.training.trainer import Trainer, TrainingOptions
 from minissl.vision import Loader
 
-OBJECTIVES = ("mae", "simmim")
+OBJECTIVES = {"mae": "MAE", "simmim": "SimMIM"}
 BUILT_IN = ("glyphs", "digits", "gaussian-field")
 CURVE_BATCHES = 8
 HELDOUT_IMAGES = 2048
 PICTURES = 8  # held-out images in reconstruction.png
-NOT_SEEN = "visible patches are pasted from the original"
 
 
 class Sizes(NamedTuple):
@@ -268,23 +267,23 @@ def _introduction(run: _Run, trainer: Trainer) -> str:
     h, w = o.task.grid(run.task.shape[1:])
     return (
         f"{o.data}: {run.task.summary}\n"
-        f"{NAMES[o.objective]} {o.preset}: {trainer.weights.size:,} weights; {o.steps:,} steps of {o.batch_size} "
+        f"{OBJECTIVES[o.objective]} {o.preset}: {trainer.weights.size:,} weights; {o.steps:,} steps of {o.batch_size} "
         f"images of {h} × {w} patches, {o.mask_ratio:.0%} hidden, {begun(trainer)}\n"
-        f"landmarks ({_error(o.target)} of hidden pixels{UNIT}): {_beside(run.landmarks)}"
+        f"landmarks ({_error(o.target)} of hidden pixels; all pixels have variance 1): "
+        + _beside(o.target, run.landmarks)
     )
-
-
-NAMES = {"mae": "MAE", "simmim": "SimMIM"}
-UNIT = ", which have variance 1 over the training images"
 
 
 def _error(target: Target) -> str:
     return "mean absolute error" if target.objective == "simmim" else "mean squared error"
 
 
-def _beside(marks: Landmarks, digits: int = 4) -> str:
+def _beside(target: Target, marks: Landmarks, digits: int = 4) -> str:
     floor = "" if marks.floor is None else f", exact floor {marks.floor:.{digits}f}"
-    return f"training mean image {marks.mean_image:.{digits}f}, true patch mean {marks.patch_mean:.{digits}f}{floor}"
+    return (
+        f"training {target.middle} image {marks.mean_image:.{digits}f}, "
+        f"true patch {target.middle} {marks.patch_mean:.{digits}f}{floor}"
+    )
 
 
 def _train(run: _Run, trainer: Trainer) -> dict[str, Any]:
@@ -295,7 +294,7 @@ def _train(run: _Run, trainer: Trainer) -> dict[str, Any]:
 
     def describe(losses: dict[str, float]) -> str:
         floor = "" if marks.floor is None else f", floor {marks.floor:.3f}"
-        return f"{o.objective} {losses[o.objective]:.3f} (mean image {marks.mean_image:.3f}{floor})"
+        return f"{o.objective} {losses[o.objective]:.3f} ({o.target.middle} image {marks.mean_image:.3f}{floor})"
 
     def heldout() -> dict[str, Any]:
         return {f"{o.objective}_loss": evaluate(run.model, run.task, o.target, curve, trainer)["loss"]}
@@ -385,8 +384,9 @@ def _draw_reconstruction(run: _Run, loss: float) -> None:
     if best is not None:
         rows["best possible"] = task.picture(best)
     caption = (
-        f"Held-out images, {hidden.mean():.0%} of the patches hidden; {NOT_SEEN}, values outside black … white are cut "
-        f"off.{how} {_error(o.target).capitalize()} {loss:.3f} ({_beside(run.landmarks, 3)})."
+        f"Held-out images, {hidden.mean():.0%} of the patches hidden; visible patches are pasted from the original, "
+        f"values outside black … white are cut off.{how} {_error(o.target).capitalize()} {loss:.3f} "
+        f"({_beside(o.target, run.landmarks, 3)})."
     )
     pixels = hidden_pixels(hidden, images.shape[2:], o.patch_size)
     plot_reconstruction(task.picture(images), pixels, rows, caption, run.folder.path / "reconstruction.png")
@@ -404,12 +404,12 @@ def _with_visible_statistics(normalised: Array, images: Array, hidden: Array, si
 
 def report(metrics: dict[str, Any], folder: Path) -> str:
     """The result in a few lines, each number beside its landmark."""
-    error = "absolute" if metrics["objective"] == "simmim" else "squared"
+    error, middle = ("absolute", "median") if metrics["objective"] == "simmim" else ("squared", "mean")
     normalised = metrics["pixel_loss"] is not None
     lines = [
         f"held-out mean {error} error {metrics['loss']:.4f}{' of normalised patches' if normalised else ''}: "
-        f"{metrics['ratio']:.3f} × the training mean image's ({metrics['mean_image']:.4f}); "
-        f"true patch mean {metrics['patch_mean']:.4f}"
+        f"{metrics['ratio']:.3f} × the training {middle} image's ({metrics['mean_image']:.4f}); "
+        f"true patch {middle} {metrics['patch_mean']:.4f}"
     ]
     if metrics["floor"] is not None:
         lines.append(f"{metrics['loss'] / metrics['floor']:.3f} × the exact floor ({metrics['floor']:.4f})")
