@@ -36,8 +36,9 @@ class Standard(NamedTuple):
 
     def apply(self, features: Array) -> Array:
         """(x - mean) / spread, in float32."""
-        scaled: Array = (features - self.mean.astype(np.float32)) / self.spread.astype(np.float32)
-        return scaled.astype(np.float32, copy=False)
+        scaled: Array = (features - self.mean.astype(np.float32)).astype(np.float32, copy=False)
+        scaled /= self.spread.astype(np.float32)
+        return scaled
 
 
 def penalised_loss(
