@@ -1,8 +1,8 @@
-"""The figures of lesson 7: an image as a sequence of patches, and the table that says where each of them was."""
+"""The figures of lessons 7 to 9: images as sequences of patches, what was hidden and painted, and what mattered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +135,26 @@ def lesson_7_positions(folder: Path) -> None:
         bar = figure.colorbar(shown, cax=figure.add_axes((0.91, 0.25, 0.012, 0.5)))
         bar.set_label("dot product")
         save(figure, folder / "lesson-7-positions.png")
+
+
+def plot_paintings(rows: Sequence[tuple[str, Array, Array | None]], path: str | Path) -> None:
+    """Images (n, H, W) in rows, each with its name; hidden pixels (n, H, W) are left out of a row that gives them."""
+    limit = float(np.abs(rows[0][1]).max())
+    with style():
+        count = len(rows[0][1])
+        figure = Figure(figsize=(13.5, 1.62 * len(rows)))
+        left, each = 0.175, 0.82 / count
+        height = 1 / len(rows)
+        for i, (name, images, hidden) in enumerate(rows):
+            bottom = 1 - (i + 1) * height
+            figure.text(left - 0.015, bottom + height / 2, name, ha="right", va="center", fontsize=16)
+            for j, image in enumerate(images):
+                axes = figure.add_axes((left + j * each, bottom + 0.03 * height, 0.94 * each, 0.94 * height))
+                shown = image if hidden is None else np.where(hidden[j], np.nan, image)
+                axes.imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit)
+                _bare(axes)
+                axes.set_facecolor("#d9d9d9")
+        save(figure, path)
 
 
 FIGURES: dict[str, Callable[[Path], None]] = {

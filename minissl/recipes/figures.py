@@ -14,9 +14,11 @@ ELSEWHERE = "docs-loss and docs-attention are pictures of a run: `minissl pretra
 def figures() -> dict[str, Callable[[Path], None]]:
     """Every figure by name; called with a folder, each writes NAME.png into it."""
     from minissl.plots import lessons, lessons_attention, lessons_images
-    from minissl.recipes import ablation
+    from minissl.recipes import ablation, image_ablation
 
-    return lessons.FIGURES | lessons_attention.FIGURES | ablation.FIGURES | lessons_images.FIGURES
+    return (
+        lessons.FIGURES | lessons_attention.FIGURES | ablation.FIGURES | lessons_images.FIGURES | image_ablation.FIGURES
+    )
 
 
 def listing() -> str:
