@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from minissl.bench.turns import check_options, import_torch, table, times_in_turn
+from minissl.bench.turns import check_options, import_torch, table, times_in_turn, versions
 from minissl.errors import InputError
 from minissl.models.bert import PRESETS, BertConfig, BertModel
 
@@ -61,6 +61,7 @@ def compare(preset: str, rounds: int, threads: int) -> str:
     return "\n".join(
         [
             f"BertModel {preset}, evaluation, batch {rows} × {length}, {threads} thread(s), float32",
-            *table(times, torch, transformers),
+            *table(times),
+            versions(torch, transformers),
         ]
     )

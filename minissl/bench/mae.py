@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from minissl.bench.step import training_step
-from minissl.bench.turns import WARM_UP, check_options, import_torch, table, times_in_turn, torch_step
+from minissl.bench.turns import WARM_UP, check_options, import_torch, table, times_in_turn, torch_step, versions
 from minissl.errors import InputError
 from minissl.models.mae import ViTMAEConfig, ViTMAEForPreTraining
 
@@ -54,7 +55,8 @@ def compare(preset: str, rounds: int, threads: int) -> str:
             theirs = transformers.ViTMAEForPreTraining.from_pretrained(folder, attn_implementation=attention)
             for name in model.untrained():  # which from_pretrained makes trainable (transformers 5.24)
                 theirs.get_parameter(name).requires_grad_(False)
-            steps[f"PyTorch, {attention}"] = torch_step(torch, theirs.train(), tensors)
+            theirs.train()
+            steps[f"PyTorch, {attention}"] = torch_step(torch, theirs, partial(_loss_of, theirs, tensors))
     steps = {"minissl": training_step(model, batch, threads), **steps}
     for number in range(1, WARM_UP + 1):  # there is no dropout, so every side goes the same way
         losses = {name: step() for name, step in steps.items()}
@@ -65,6 +67,11 @@ def compare(preset: str, rounds: int, threads: int) -> str:
         [
             f"MAE {preset}, batch {BATCHES[preset]} of {config.num_channels} × {config.size[0]} × {config.size[1]}, "
             f"{hidden} % hidden, {threads} thread(s), float32; loss {losses['minissl']:.4f} after {WARM_UP} steps",
-            *table(times_in_turn(steps, rounds, warm_up=0), torch, transformers),
+            *table(times_in_turn(steps, rounds, warm_up=0)),
+            versions(torch, transformers),
         ]
     )
+
+
+def _loss_of(theirs: Any, tensors: dict[str, Any]) -> Any:
+    return theirs(**tensors).loss

@@ -1,20 +1,21 @@
-"""One BERT training step of minissl beside Hugging Face's on PyTorch: the same weights, batch, losses and threads."""
+"""One BERT training step of minissl beside PyTorch's, in several hands: the same weights, batch, losses and threads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from minissl.backend import Array
-from minissl.bench.turns import LEARNING_RATE, check_options, import_torch, table, times_in_turn, torch_step
+from minissl.bench.turns import LEARNING_RATE, check_options, import_torch, table, times_in_turn, torch_step, versions
 from minissl.errors import InputError
 from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
-from minissl.pretext.mlm import mask_tokens
+from minissl.pretext.mlm import IGNORE, mask_tokens
 from minissl.training.trainer import Trainer, TrainingOptions
-from minissl.workers import available_cores
+from minissl.workers import Workers, available_cores
 
+TOLERANCE = 1e-4  # of the loss: float32's rounding
 SHAPES = {"tiny": (32, 64), "mini": (16, 128), "small": (8, 128), "base": (4, 128)}  # batch × length
 
 
@@ -40,32 +41,120 @@ def bert_batch(config: BertConfig, rows: int, length: int, seed: int = 0) -> dic
     }
 
 
-def compare(preset: str, rounds: int, threads: int) -> str:
-    """Time both in turn, A B A B …, and return a table of medians and their ratio.
+class Comparison(NamedTuple):
+    """Seconds of every side in every round, minissl's first, and what was compared."""
 
-    Raises InputError where PyTorch or transformers is missing, or the two do not compute the same loss.
+    preset: str
+    about: str
+    times: dict[str, list[float]]
+    versions: str
+
+
+def compare(preset: str, rounds: int, threads: int) -> str:
+    """Time minissl's step beside its rivals in turn, A B C … A B C …; return a table of medians and ratios.
+
+    Raises InputError where PyTorch or transformers is missing, or the sides do not compute the same losses.
+    """
+    found = measure(preset, rounds, threads)
+    return "\n".join([found.about, *table(found.times), found.versions])
+
+
+def measure(preset: str, rounds: int, threads: int) -> Comparison:
+    """As `compare`, in numbers. A rival that cannot run here, as torch.compile without a compiler, is left out.
+
+    The sides: Hugging Face's `BertForPreTraining` as its users run it; the same with the head computed at the masked
+    positions alone, as an expert would; that under torch.compile; and minissl's matrix products alone, the floor.
     """
     threads = check_options(preset, PRESETS, rounds, threads)
     torch, transformers = import_torch(threads)
     config = BertConfig(**PRESETS[preset])
     model = BertForPreTraining(config)
-    batch = bert_batch(config, *SHAPES[preset])
-    theirs = transformers.BertForPreTraining(transformers.BertConfig(**PRESETS[preset]))
-    theirs.load_state_dict({key: torch.tensor(weight) for key, weight in model.state_dict().items()})
-    tensors = {name: torch.tensor(array) for name, array in batch.items()}
-    loss, expected = model(**batch).loss, theirs.eval()(**tensors).loss.item()
-    if abs(loss - expected) > 1e-4 * expected:
-        raise InputError(
-            f"minissl's loss is {loss}, Hugging Face's {expected}: not the same model, so nothing was timed"
-        )
-    steps = {
-        "minissl": training_step(model, batch, threads),
-        "Hugging Face": torch_step(torch, theirs.train(), tensors),
-    }
     rows, length = SHAPES[preset]
-    return "\n".join(
-        [
-            f"preset {preset}, batch {rows} × {length}, {threads} thread(s), dropout on, float32",
-            *table(times_in_turn(steps, rounds), torch, transformers),
-        ]
-    )
+    batch = bert_batch(config, rows, length)
+    steps: dict[str, Callable[[], Any]] = {"minissl": training_step(model, batch, threads)}
+    for name, kind in (("Hugging Face", plain_loss), ("expert", expert_loss), ("compiled", compiled_loss)):
+        theirs = transformers.BertForPreTraining(transformers.BertConfig(**PRESETS[preset]))
+        theirs.load_state_dict({key: torch.tensor(weight) for key, weight in model.state_dict().items()})
+        loss_of = kind(torch, theirs, batch)
+        theirs.eval()
+        loss, expected = float(model(**batch).loss), float(loss_of().item())
+        if not abs(loss - expected) <= TOLERANCE * expected:
+            raise InputError(f"minissl's loss is {loss}, that of {name} {expected}: nothing was timed")
+        steps[name] = torch_step(torch, theirs.train(), loss_of)
+    floor = products(config, rows, length, len(np.flatnonzero(batch["labels"] != IGNORE)), threads)
+    steps["products alone"] = floor
+    about = f"preset {preset}, batch {rows} × {length}, {threads} thread(s), dropout on, float32"
+    return Comparison(preset, about, times_in_turn(steps, rounds), versions(torch, transformers))
+
+
+def plain_loss(torch: Any, model: Any, batch: dict[str, Array]) -> Callable[[], Any]:
+    """The sum of both losses as Hugging Face computes it: scores of every word at every position."""
+    tensors = {name: torch.tensor(array) for name, array in batch.items()}
+    return lambda: model(**tensors).loss
+
+
+def expert_loss(torch: Any, model: Any, batch: dict[str, Array]) -> Callable[[], Any]:
+    """The same sum, with scores at the masked positions alone."""
+    tensors = {name: torch.tensor(array) for name, array in batch.items()}
+    labels, follows = tensors.pop("labels").reshape(-1), tensors.pop("next_sentence_label")
+    positions = torch.nonzero(labels != IGNORE).reshape(-1)
+    targets = labels[positions]
+    cross_entropy = torch.nn.functional.cross_entropy
+
+    def loss_of() -> Any:
+        out = model.bert(**tensors)
+        hidden = out.last_hidden_state
+        masked = hidden.reshape(-1, hidden.shape[-1])[positions]
+        scores = model.cls.predictions(masked)
+        return cross_entropy(scores, targets) + cross_entropy(model.cls.seq_relationship(out.pooler_output), follows)
+
+    return loss_of
+
+
+def compiled_loss(torch: Any, model: Any, batch: dict[str, Array]) -> Callable[[], Any]:
+    """The expert's, under torch.compile, which compiles at the first call of each mode."""
+    return torch.compile(expert_loss(torch, model, batch))  # type: ignore[no-any-return]
+
+
+def products(config: BertConfig, rows: int, length: int, masked: int, threads: int) -> Callable[[], Any]:
+    """A step's matrix products and nothing else, each thread's on its share of the rows: what no step can be below.
+
+    One product forward and two backward for each weight (queries, keys and values in one), and for scores and sums.
+    """
+    d, f, h = config.hidden_size, config.intermediate_size, config.num_attention_heads
+    n, m = rows * length // threads, max(1, masked // threads)
+    linears = [(n, d, 3 * d), (n, d, d), (n, d, f), (n, f, d)] * config.num_hidden_layers
+    linears += [(m, d, d), (m, d, config.vocab_size), (max(1, rows // threads), d, d)]
+    inputs = _Arrays(np.random.default_rng(0))
+    results = [_Arrays(np.random.default_rng(0)) for _ in range(threads)]
+
+    def share(i: int) -> None:
+        for n, d_in, d_out in linears:
+            x, w, y = inputs[n, d_in], inputs[d_in, d_out], inputs[n, d_out]
+            np.matmul(x, w, out=results[i][n, d_out])
+            np.matmul(y, w.T, out=results[i][n, d_in])
+            np.matmul(x.T, y, out=results[i][d_in, d_out])
+        heads = (max(1, rows // threads), h, length)
+        q, s = inputs[*heads, d // h], inputs[*heads, length]
+        for _ in range(config.num_hidden_layers):
+            for _ in range(2):  # dq and ds·k look alike: a product with the keys, and one with the scores
+                np.matmul(q, q.swapaxes(-1, -2), out=results[i][s.shape])
+                np.matmul(s, q, out=results[i][q.shape])
+                np.matmul(s.swapaxes(-1, -2), q, out=results[i][q.shape])
+
+    for i in range(threads):  # makes the arrays
+        share(i)
+    workers = Workers(threads)
+    return lambda: workers.map(share, threads)
+
+
+class _Arrays(dict[tuple[int, ...], Array]):
+    """Random numbers in each shape that is asked for, made once."""
+
+    def __init__(self, rng: np.random.Generator):
+        super().__init__()
+        self._rng = rng
+
+    def __missing__(self, shape: tuple[int, ...]) -> Array:
+        self[shape] = self._rng.standard_normal(shape, dtype=np.float32)
+        return self[shape]

@@ -43,7 +43,7 @@ def import_torch(threads: int) -> tuple[Any, Any]:
     return torch, transformers
 
 
-def torch_step(torch: Any, model: Any, tensors: dict[str, Any]) -> Callable[[], float]:
+def torch_step(torch: Any, model: Any, loss_of: Callable[[], Any]) -> Callable[[], float]:
     """A whole step as a user of transformers writes it: decay on matrices alone, clipping at 1."""
     params = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decays = [p.dim() > 1 and not name.endswith("_token") for name, p in params]
@@ -55,7 +55,7 @@ def torch_step(torch: Any, model: Any, tensors: dict[str, Any]) -> Callable[[], 
 
     def step() -> float:
         optimiser.zero_grad()
-        loss = model(**tensors).loss
+        loss = loss_of()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
@@ -76,8 +76,8 @@ def times_in_turn(runs: dict[str, Callable[[], Any]], rounds: int, warm_up: int 
     return times
 
 
-def table(times: dict[str, list[float]], torch: Any, transformers: Any) -> list[str]:
-    """Medians, the first one's ratio to each other one pair by pair (median, least, most), and the versions."""
+def table(times: dict[str, list[float]]) -> list[str]:
+    """Medians, and the first one's ratio to each other one, pair by pair (median, least, most)."""
     width = max(map(len, times))
     lines = [
         f"{name:<{width}} {statistics.median(t) * 1e3:8.1f} ms (median of {len(t)}; {min(t) * 1e3:.1f} … "
@@ -90,10 +90,12 @@ def table(times: dict[str, list[float]], torch: Any, transformers: Any) -> list[
         lines.append(
             f"{ours} / {name}, pair by pair: {statistics.median(ratios):.2f} ({ratios[0]:.2f} … {ratios[-1]:.2f})"
         )
-    return [
-        *lines,
-        f"NumPy {np.__version__} on {_blas()}, PyTorch {torch.__version__}, transformers {transformers.__version__}",
-    ]
+    return lines
+
+
+def versions(torch: Any, transformers: Any) -> str:
+    """The libraries that were compared."""
+    return f"NumPy {np.__version__} on {_blas()}, PyTorch {torch.__version__}, transformers {transformers.__version__}"
 
 
 def _blas() -> str:
