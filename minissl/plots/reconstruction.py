@@ -47,7 +47,7 @@ def _draw(drawn: dict[str, Array], caption: str) -> Figure:
     lines = textwrap.wrap(caption, int(width / LETTERS))
     figure = Figure(
         figsize=(width, len(drawn) * SIDE_INCHES + 0.25 * len(lines) + 0.2),
-        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0),
+        layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.03, wspace=0, hspace=0, rect=(0.01, 0, 0.98, 1)),
     )
     grid = figure.subplots(len(drawn), n, squeeze=False)
     for axes, (name, pictures) in zip(grid, drawn.items(), strict=True):
