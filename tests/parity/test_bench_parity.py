@@ -1,14 +1,19 @@
 """The comparisons with PyTorch run, having found the same losses and outputs on both sides. No time is asserted."""
 
+import numpy as np
 import pytest
 
 from minissl.bench import inference, mae, step
 from minissl.errors import InputError
-from minissl.models.bert import BertModel
+from minissl.models.bert import BertConfig, BertForPreTraining, BertModel
 from minissl.models.mae import ViTMAEForPreTraining
+from minissl.models.pretrained import ModelOutput
 
 pytest.importorskip("torch", reason="the parity extra is not installed")
 pytest.importorskip("transformers", reason="the parity extra is not installed")
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
 
 
 @pytest.fixture
@@ -18,7 +23,7 @@ def few_images(monkeypatch):
 
 @pytest.mark.parametrize(
     ("compare", "preset", "others"),
-    [(step.compare, "tiny", 1), (inference.compare, "tiny", 2), (mae.compare, "fashion", 2)],
+    [(step.compare, "tiny", 4), (inference.compare, "tiny", 2), (mae.compare, "fashion", 2)],
 )
 def test_the_comparison_names_every_side_and_the_libraries(compare, preset, others, few_images):
     table = compare(preset, 1, 1)
@@ -52,3 +57,44 @@ def test_another_step_of_an_autoencoder_is_not_timed(monkeypatch, few_images):
     monkeypatch.setattr(ViTMAEForPreTraining, "backward", wrong)
     with pytest.raises(InputError, match=r"step 2: the losses differ, so nothing was timed"):
         mae.compare("fashion", 1, 1)
+
+
+def test_other_losses_are_not_timed(monkeypatch):
+    honest = BertForPreTraining.__call__
+    monkeypatch.setattr(
+        BertForPreTraining, "__call__", lambda self, **b: ModelOutput(loss=1.001 * honest(self, **b).loss)
+    )
+    with pytest.raises(InputError, match=r"minissl's loss is .* nothing was timed"):
+        step.compare("tiny", 1, 1)
+
+
+def test_without_a_compiler_that_side_is_left_out(monkeypatch):
+    def missing(torch, model, batch):
+        def loss_of():
+            raise RuntimeError("no C++ compiler\nlong story")
+
+        return loss_of
+
+    monkeypatch.setattr(step, "compiled_loss", missing)
+    with pytest.warns(UserWarning, match=r"^torch.compile does not run here, so it is left out \(no C\+\+ compiler\)$"):
+        found = step.measure("tiny", 1, 1)
+    assert list(found.times) == ["minissl", "Hugging Face", "expert", "products alone"]
+
+
+def test_the_expert_computes_the_same_gradients():
+    """The head at the masked positions alone is the same function, whose step may therefore be compared."""
+    import torch
+    import transformers
+
+    config = BertConfig(
+        vocab_size=90, hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=20,
+        initializer_range=0.5,
+    )  # fmt: skip
+    model = BertForPreTraining(config, dtype="float64")
+    batch = step.bert_batch(config, 3, 11)
+    _, expected = model.loss_and_grads(**batch)
+    theirs = transformers.BertForPreTraining(transformers.BertConfig(**config.to_dict())).double().eval()
+    theirs.load_state_dict({key: torch.tensor(weight) for key, weight in model.state_dict().items()})
+    step.expert_loss(torch, theirs, batch)().backward()
+    for name, param in theirs.named_parameters():
+        np.testing.assert_allclose(param.grad.numpy(), expected[name], atol=1e-10 * abs(expected[name]).max() + 1e-12)

@@ -1,0 +1,31 @@
+"""A comparison kept: its numbers as JSON, and its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from minissl.bench.step import Comparison, measure, shown
+from minissl.files import write_json
+
+NUMBERS, PICTURE = "bench.json", "bench.png"
+
+
+def record(
+    presets: Sequence[str], rounds: int, threads: int, out: Path | None, say: Callable[[str], None]
+) -> list[Comparison]:
+    """Compare a training step at each preset, say what was found, and write it into the folder `out`, where given."""
+    found = []
+    for preset in presets:
+        found.append(measure(preset, rounds, threads))
+        say(shown(found[-1]))
+    if out is not None:
+        from minissl.plots.bench import plot_bench
+
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / NUMBERS, {one.preset: one._asdict() for one in found})
+        times = {f"{one.preset}, {one.batch}": one.times for one in found}
+        title = f"A BERT training step on a CPU, {found[0].threads} threads"
+        plot_bench(times, title, out / PICTURE)
+        say(f"{out / NUMBERS}, {out / PICTURE}")
+    return found

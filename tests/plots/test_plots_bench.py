@@ -1,0 +1,46 @@
+"""The picture of a comparison, and the numbers kept beside it."""
+
+import json
+
+from minissl.bench import record as recorder
+from minissl.bench.step import Comparison
+from minissl.plots.bench import plot_bench, ratios
+
+TIMES = {"minissl": [1.0, 2.0, 3.0], "theirs": [2.0, 2.0, 2.0], "products alone": [0.5, 1.0, 2.0]}
+
+
+def test_ratios_are_taken_round_by_round():
+    assert ratios(TIMES) == {"theirs": [0.5, 1.0, 1.5], "products alone": [1.5, 2.0, 2.0]}
+
+
+def test_the_picture_shows_each_preset_and_is_the_same_bytes_again(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    written = []
+    honest = Axes.annotate
+    monkeypatch.setattr(
+        Axes, "annotate", lambda self, text, *a, **k: written.append(text) or honest(self, text, *a, **k)
+    )
+    for name in ("one", "again"):
+        plot_bench({"tiny": TIMES, "mini": TIMES}, "A step", tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "again").read_bytes()
+    assert written == ["2.00", "1.00"] * 4  # the floor below the rival
+
+
+def test_a_record_keeps_every_round(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "measure", lambda preset, *_: Comparison(preset, "3 × 4", 2, TIMES, "NumPy 9"))
+    said = []
+    recorder.record(["tiny", "mini"], 3, 2, tmp_path / "out", said.append)
+    kept = json.loads((tmp_path / "out" / "bench.json").read_text())
+    assert list(kept) == ["tiny", "mini"]
+    assert kept["mini"]["times"] == TIMES
+    assert (tmp_path / "out" / "bench.png").stat().st_size > 10_000
+    assert "minissl / theirs, pair by pair: 1.00 (0.50 … 1.50)" in said[0]
+    assert said[0].startswith("preset tiny, batch 3 × 4, 2 thread(s)")
+
+
+def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recorder, "measure", lambda preset, *_: Comparison(preset, "3 × 4", 2, TIMES, "NumPy 9"))
+    assert len(recorder.record(["tiny"], 3, 2, None, lambda _: None)) == 1
+    assert not list(tmp_path.iterdir())
