@@ -239,12 +239,14 @@ def _info(a: argparse.Namespace) -> int:
 
 
 def _bench(a: argparse.Namespace) -> int:
-    if a.inference:
+    if a.mae:
+        from minissl.bench.mae import compare
+    elif a.inference:
         from minissl.bench.inference import compare
     else:
         from minissl.bench.step import compare
 
-    print(compare(a.preset, a.rounds, a.threads))
+    print(compare(a.preset or ("fashion" if a.mae else "tiny"), a.rounds, a.threads))
     return 0
 
 
@@ -399,7 +401,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_museum_actions(p)
 
     p = command(
-        "gradcheck", _gradcheck, "Check every op's and the whole model's gradients.", "minissl gradcheck --random 1000"
+        "gradcheck", _gradcheck, "Check every op's and whole models' gradients.", "minissl gradcheck --random 1000"
     )
     p.add_argument("--random", type=int, default=None, metavar="N", help="check N random cases of the ops instead")
     p.add_argument("--seed", type=int, default=0, help="draws the random cases (default 0)")
@@ -411,8 +413,11 @@ def _parser() -> argparse.ArgumentParser:
         "Time a training step, or evaluation, beside Hugging Face on PyTorch (extra: parity).",
         "minissl bench --inference --preset base",
     )
-    p.add_argument("--inference", action="store_true", default=False, help="time evaluation, not a training step")
-    p.add_argument("--preset", default="tiny", help="tiny (the default), mini, small or base")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--inference", action="store_true", default=False, help="time evaluation, not a training step")
+    what.add_argument("--mae", action="store_true", default=False, help="time a masked autoencoder's training step")
+    sizes = "tiny (the default), mini, small or base; with --mae fashion (the default), small or base"
+    p.add_argument("--preset", default=None, help=sizes)
     p.add_argument("--rounds", type=int, default=20, help="timed runs of each (default 20)")
     p.add_argument("--threads", type=int, default=0, help="threads of each (default: one for each core)")
 

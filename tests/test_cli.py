@@ -261,7 +261,9 @@ def test_bench_without_pytorch_says_what_to_install(capsys, monkeypatch):
     assert "pip install 'minissl[parity]'" in refused(capsys, "bench")
     assert "pip install 'minissl[parity]'" in refused(capsys, "bench", "--inference")
     assert "--preset huge" in refused(capsys, "bench", "--inference", "--preset", "huge")
+    assert "pip install 'minissl[parity]'" in refused(capsys, "bench", "--mae")
     assert "--preset huge" in refused(capsys, "bench", "--preset", "huge")
+    assert "--preset tiny: expected one of fashion" in refused(capsys, "bench", "--mae", "--preset", "tiny")
     assert "--rounds 0" in refused(capsys, "bench", "--rounds", "0")
 
 
