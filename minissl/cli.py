@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -241,18 +242,23 @@ def _info(a: argparse.Namespace) -> int:
 def _bench(a: argparse.Namespace) -> int:
     if a.mae:
         from minissl.bench.mae import compare
-    elif a.inference:
-        from minissl.bench.inference import compare
     else:
-        from minissl.bench.step import compare
+        from minissl.bench.inference import compare
+    if a.mae or a.inference:
+        if a.out is not None:
+            raise InputError(
+                "--out keeps the comparison of BERT's training step; leave it out beside --mae and --inference"
+            )
+        for preset in a.preset or ["fashion" if a.mae else "tiny"]:
+            print(compare(preset, a.rounds, a.threads), flush=True)
+        return 0
+    from minissl.bench.record import record
 
-    print(compare(a.preset or ("fashion" if a.mae else "tiny"), a.rounds, a.threads))
+    record(a.preset or ["tiny"], a.rounds, a.threads, a.out, partial(print, flush=True))
     return 0
 
 
 def _exercise(a: argparse.Namespace) -> int:
-    from functools import partial
-
     from minissl.exercises import commands
 
     say = partial(print, flush=True)
@@ -417,7 +423,10 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--inference", action="store_true", default=False, help="time evaluation, not a training step")
     what.add_argument("--mae", action="store_true", default=False, help="time a masked autoencoder's training step")
     sizes = "tiny (the default), mini, small or base; with --mae fashion (the default), small or base"
-    p.add_argument("--preset", default=None, help=sizes)
+    p.add_argument("--preset", nargs="+", default=None, help=sizes)
+    p.add_argument(
+        "--out", type=Path, default=None, metavar="DIR", help="keep the numbers and a picture in this folder"
+    )
     p.add_argument("--rounds", type=int, default=20, help="timed runs of each (default 20)")
     p.add_argument("--threads", type=int, default=0, help="threads of each (default: one for each core)")
 
