@@ -42,5 +42,5 @@ def plot_bench(times: Mapping[str, Times], title: str, path: str | Path) -> None
             axes.set_title(preset, loc="left", fontweight="bold")
             axes.tick_params(left=False)
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
-        figure.supxlabel("minissl's time as a share of theirs (dashed: as fast; line: all rounds)")
+        figure.supxlabel("minissl's time as a share of theirs\n(dashed: as fast; line: all rounds)")
         save(figure, path)
