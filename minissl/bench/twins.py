@@ -11,6 +11,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from minissl import kernels
+from minissl.workers import keep_freed_memory
 
 ROUNDS = 30
 
@@ -23,6 +24,7 @@ def inputs() -> dict[str, tuple[Any, ...]]:
         return rng.standard_normal(shape, dtype=np.float32)
 
     return {
+        "attention": (normal(16, 2, 64, 64), normal(16, 2, 64, 64), normal(16, 2, 64, 64)),
         "embedding": (rng.integers(0, 8192, (16, 64)), normal(8192, 128)),
         "gelu": (normal(16, 64, 512),),
         "layer_norm": (normal(16, 64, 128), normal(128), normal(128), 1e-12),
@@ -42,6 +44,7 @@ def seconds(pair: kernels.Pair, arguments: tuple[Any, ...]) -> float:
 
 def main(say: Callable[[str], None] = print) -> None:
     """Print a line a twin: medians of the reference and of the twin, in turn, and the median of their ratios."""
+    keep_freed_memory()  # as in training
     with threadpool_limits(1, user_api="blas"):
         for (name, _), twin in sorted(kernels.twins().items()):
             arguments, reference = inputs()[name], kernels.op(name).reference

@@ -26,8 +26,38 @@ def masked(positions, width, vocabulary, count=None):
     return {**arrays, "targets": ids, "count": count}
 
 
+def heads(batch, n_heads, queries, keys, width, spread=1.0):
+    """q, k and v as the layer has them: the heads of a position lie side by side."""
+    shapes = {"q": (queries, width), "k": (keys, width), "v": (keys, width + 1)}
+    drawn = {name: normal(batch, n, n_heads, d, seed=n + d).swapaxes(1, 2) for name, (n, d) in shapes.items()}
+    return drawn | {"q": spread * drawn["q"]}
+
+
+def about(score, arrays):
+    """Attention with a number added to all scores, which float32 holds exactly."""
+    q, k = (np.round(4 * arrays[name]) / 4 for name in ("q", "k"))
+    q[..., 0], k[..., 0] = 2, score  # 2 score/√4
+    return arrays | {"q": q, "k": k}
+
+
+HIDDEN = np.random.default_rng(4).random((3, 1, 5, 6)) < 0.5
+HIDDEN[1, 0, 2] = False  # a query that may attend to nothing
+
 # what the gradient check's small inputs do not reach: several blocks of rows, empty shares, strides, one huge row
 MORE = [
+    ("attention", "nobody", heads(0, 2, 5, 6, 4)),
+    ("attention", "heads side by side", heads(3, 2, 5, 6, 4)),
+    ("attention", "large scores", heads(3, 2, 5, 6, 4, spread=100)),
+    *(("attention", f"scores about {n}", about(n, heads(3, 2, 5, 6, 4))) for n in (-100, -50, 50, 100)),
+    ("attention", "masked", heads(3, 2, 5, 6, 4) | {"mask": HIDDEN}),
+    ("attention", "masked, large scores", heads(3, 2, 5, 6, 4, spread=100) | {"mask": HIDDEN}),
+    ("attention", "blocks", heads(7, 3, 110, 95, 4)),
+    (
+        "attention",
+        "blocks, masked",
+        heads(7, 3, 110, 95, 4) | {"mask": np.arange(95) < np.arange(1, 8)[:, None, None, None]},
+    ),
+    ("attention", "one sequence", {name: array[0, 0] for name, array in heads(1, 1, 5, 6, 4).items()}),
     ("layer_norm", "no rows", {"x": normal(0, D), "gain": normal(D), "bias": normal(D), "eps": 1e-12}),
     ("layer_norm", "strided", {"x": normal(D, T, B).T, "gain": normal(2 * D)[::2], "bias": normal(D), "eps": 1e-5}),
     ("layer_norm", "blocks", {"x": normal(3, 2000, 17) + 1, "gain": normal(17), "bias": normal(17), "eps": 1e-12}),
