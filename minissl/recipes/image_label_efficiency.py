@@ -126,7 +126,7 @@ def _probe(material: ImageMaterial, rows: Array, threads: int) -> float:
     train, model = parts.train.take(rows), encoder.model(0)
     workers = Workers(threads)
     try:
-        known, asked = (encode(model, images, encoder.scale, workers).patches for images in (train, parts.heldout))
+        known, asked = (encode(model, images, encoder.scale, workers).both for images in (train, parts.heldout))
     finally:
         workers.close()
     said = LinearProbe(len(parts.classes)).fit(known, classes_of(train)).predict(asked).argmax(axis=1)

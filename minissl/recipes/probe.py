@@ -1,7 +1,8 @@
 """`minissl probe`: what an encoder's features know of the classes, beside raw pixels and an untrained encoder.
 
-The encoder stays as it is. A linear probe and nearest neighbours learn from the mean of each image's patches, all of
-them in sight; the same two learn from the pixels, and from the features of the same architecture with random weights.
+The encoder stays as it is, and sees every patch. A linear probe and nearest neighbours learn from the class token and
+the mean of the patches, side by side; the same two learn from the pixels, and from the features of the same
+architecture with random weights.
 """
 
 from __future__ import annotations
@@ -107,8 +108,8 @@ def judge(
     parts, encoder = material
     untrained = encoder.model(seed, from_scratch=True)
     made: list[Callable[[Images], Array]] = [
-        lambda images: encode(model, images, encoder.scale, workers).patches,
-        lambda images: encode(untrained, images, encoder.scale, workers).patches,
+        lambda images: encode(model, images, encoder.scale, workers).both,
+        lambda images: encode(untrained, images, encoder.scale, workers).both,
         flat,
     ]
     targets, truth, classes = classes_of(train), classes_of(parts.heldout), len(parts.classes)
@@ -131,7 +132,7 @@ def draw_map(
     count = len(parts.heldout.pixels)
     rows = np.sort(np.random.default_rng(0).permutation(count)[:MAPPED])
     images = parts.heldout.take(rows)
-    features = encode(model, images, material.encoder.scale, workers).patches
+    features = encode(model, images, material.encoder.scale, workers).both
     points, share = principal_components(features, 2)
     panels = {f"PCA: {share:.0%} of the variance": points}
     try:

@@ -74,6 +74,7 @@ def test_features_are_the_class_token_and_the_mean_of_the_patches(workers, monke
     hidden = model.vit(SCALE.apply(some.pixels)).last_hidden_state
     np.testing.assert_allclose(found.class_token, hidden[:, 0], atol=1e-5)
     np.testing.assert_allclose(found.patches, hidden[:, 1:].mean(axis=1), atol=1e-5)
+    np.testing.assert_array_equal(found.both, np.concatenate([found.class_token, found.patches], axis=1))
     logits = model(SCALE.apply(some.pixels)).logits.astype(float)
     p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(predict(model, some, SCALE, workers), p, atol=1e-5)
