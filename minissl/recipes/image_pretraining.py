@@ -86,7 +86,7 @@ class ImagePretrainOptions:
     mask_ratio: float = 0.75
     norm_pix: bool = False
     augment: bool = True
-    steps: int = 4000
+    steps: int = 3000
     batch_size: int = 128
     learning_rate: float = 2e-3
     warmup: float = 0.1
