@@ -89,6 +89,6 @@ def test_the_loss_beside_its_landmarks(tmp_path):
 
 
 def test_a_loss_is_compared_with_what_does_not_see_the_truth():
-    marks = {"training mean image": 0.8, "true patch mean\n(sees the truth)": 0.3, "exact floor": 0.2}
+    marks = {"training mean image": 0.8, "true patch mean": 0.3, "exact floor": 0.2}
     assert ratios(0.4, marks, 3) == ", 0.50 × training mean image, 2.00 × exact floor"
     assert differences(5.0, {"chance ln V": 8.0, "unigram": 6.0}, 2) == ", 1.00 below unigram"
