@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import ConnectionPatch
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.patches import ConnectionPatch, Rectangle
 
 from minissl.backend import Array
 from minissl.ops import patch_embedding_forward, patchify_forward, sincos_positions
-from minissl.plots import BLUE, GREY, RED, save, style
+from minissl.plots import BLUE, GREY, PALE, RED, save, style
 from minissl.vision.glyphs import glyphs
 
 SIDE = 8  # of a patch in lesson 7
@@ -137,9 +138,16 @@ def lesson_7_positions(folder: Path) -> None:
         save(figure, folder / "lesson-7-positions.png")
 
 
-def plot_paintings(rows: Sequence[tuple[str, Array, Array | None]], path: str | Path) -> None:
-    """Images (n, H, W) in rows, each with its name; hidden pixels (n, H, W) are left out of a row that gives them."""
-    limit = float(np.abs(rows[0][1]).max())
+def plot_paintings(
+    rows: Sequence[tuple[str, Array, Array | None]], path: str | Path, colours: str = "RdBu_r"
+) -> None:  # fmt: skip
+    """Images (n, H, W) in rows, each with its name; hidden pixels (n, H, W) are left out of a row that gives them.
+
+    All rows have the colours of the first one: what is painted beyond its darkest and brightest pixel is cut off.
+    """
+    low, high = float(rows[0][1].min()), float(rows[0][1].max())
+    if colours == "RdBu_r":  # white in the middle: 0
+        low, high = -max(high, -low), max(high, -low)
     with style():
         count = len(rows[0][1])
         figure = Figure(figsize=(13.5, 1.62 * len(rows)))
@@ -151,9 +159,69 @@ def plot_paintings(rows: Sequence[tuple[str, Array, Array | None]], path: str | 
             for j, image in enumerate(images):
                 axes = figure.add_axes((left + j * each, bottom + 0.03 * height, 0.94 * each, 0.94 * height))
                 shown = image if hidden is None else np.where(hidden[j], np.nan, image)
-                axes.imshow(shown, cmap="RdBu_r", vmin=-limit, vmax=limit)
+                axes.imshow(shown, cmap=colours, vmin=low, vmax=high)
                 _bare(axes)
-                axes.set_facecolor("#d9d9d9")
+                axes.set_facecolor("#d9d9d9" if colours == "RdBu_r" else PALE)
+        save(figure, path)
+
+
+def plot_image_ablation(
+    table: Array, ratios: Sequence[float], errors: Mapping[str, Sequence[tuple[float, float]]],
+    untaught: tuple[float, float], found: Mapping[str, Sequence[float]], landmarks: Mapping[str, float],
+    path: str | Path,
+) -> None:  # fmt: skip
+    """Three panels of lesson 9.
+
+    `table` (trained, asked): squared errors by mask ratio. `errors`: (squared, absolute) of each seed, by loss, beside
+    those of who paints the mean image, the median image. `found`: what the linear probe of each seed found, by arm.
+    """
+    percent = [f"{100 * ratio:g} %" for ratio in ratios]
+    with style():
+        figure = Figure(figsize=(15.5, 5.4), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
+        left, middle, right = figure.subplots(1, 3, width_ratios=(1, 1, 1.25))
+        left.imshow(table, cmap="Blues_r", aspect="auto")
+        dark = table.min() + 0.5 * (table.max() - table.min())
+        for i, j in np.ndindex(table.shape):
+            colour = "white" if table[i, j] < dark else "black"
+            left.text(j, i, f"{table[i, j]:.2f}", ha="center", va="center", color=colour, fontsize=15)
+            if i == j:  # its own game
+                left.add_patch(Rectangle((j - 0.46, i - 0.46), 0.92, 0.92, fill=False, edgecolor=RED, linewidth=3))
+        left.set_xticks(range(len(ratios)), percent)
+        left.set_yticks(range(len(ratios)), percent)
+        left.tick_params(length=0)
+        left.set_xlabel("asked with this much hidden")
+        left.set_ylabel("trained with this much hidden")
+        left.set_title("Squared error (red: its own game)", loc="left", fontweight="bold")
+
+        for (name, points), colour, marker in zip(errors.items(), (BLUE, RED), "os", strict=True):
+            x, y = zip(*points, strict=True)
+            middle.plot(x, y, marker, color=colour, markersize=10)
+            middle.annotate(f"trained with {name}", (float(np.mean(x)), max(y)), (0, 12), textcoords="offset points",
+                            color=colour, ha="center", fontweight="bold")  # fmt: skip
+        middle.axvline(untaught[0], color=GREY, linestyle=(0, (5, 3)), linewidth=1.5)
+        middle.axhline(untaught[1], color=GREY, linestyle=(0, (5, 3)), linewidth=1.5)
+        middle.annotate("mean image", (untaught[0], 1), (5, -4), xycoords=("data", "axes fraction"),
+                        textcoords="offset points", color=GREY, va="top")  # fmt: skip
+        middle.annotate("median image", (1, untaught[1]), (-4, -6), xycoords=("axes fraction", "data"),
+                        textcoords="offset points", color=GREY, va="top", ha="right")  # fmt: skip
+        middle.margins(0.5, 0.25)
+        middle.set_xlabel("squared error")
+        middle.set_ylabel("absolute error")
+        middle.set_title("Each loss wins at its own", loc="left", fontweight="bold")
+
+        names = list(found)
+        for i, name in enumerate(names):
+            right.plot([100 * share for share in found[name]], [i] * len(found[name]), "o", color=BLUE, markersize=9)
+        for i, (name, share) in enumerate(landmarks.items()):
+            right.axvline(100 * share, color=GREY, linestyle=(0, (5, 3)), linewidth=1.5)
+            right.annotate(name, (100 * share, 0), (5, 4 + 18 * i), xycoords=("data", "axes fraction"),
+                           textcoords="offset points", color=GREY)  # fmt: skip
+        right.set_yticks(range(len(names)), names)
+        right.set_ylim(len(names) + 0.3, -0.6)
+        right.set_xlim(0, 100 * max(landmarks.values()) * 1.35)
+        right.set_xlabel("characters that a linear probe names right (%)")
+        right.grid(axis="x", alpha=0.3)
+        right.set_title("What is in the features", loc="left", fontweight="bold")
         save(figure, path)
 
 

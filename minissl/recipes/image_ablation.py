@@ -6,6 +6,7 @@ and near the middle, so that a model of a few thousand steps learns something of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,15 +17,16 @@ from minissl.backend import Array
 from minissl.kernels import op
 from minissl.models.mae import MAEInputs, ViTMAEConfig, ViTMAEForPreTraining
 from minissl.nn import Grads
-from minissl.plots.lessons_images import plot_paintings
+from minissl.plots.lessons_images import plot_image_ablation, plot_paintings
 from minissl.pretext.gaussian_field import GaussianField
 from minissl.pretext.patches import hidden_pixels, hide_patches
 from minissl.training.trainer import Batch, Trainer, TrainingOptions
 from minissl.vision.glyphs import SIDE, GlyphFactors, draw_glyphs, glyph_factors
+from minissl.workers import Workers, available_cores
 
 SIZE, PATCH = 16, 4  # pixels of an image and of a patch, both ways
 PATCHES = (SIZE // PATCH) ** 2
-ROWS = 64  # images of a step
+ROWS = 48  # images of a step
 HELDOUT_SEED = 10**6  # of images that no training step draws
 
 normalise_patches = op("normalise_patches")
@@ -50,16 +52,14 @@ def train(
     seed: int,
     measure: Callable[[int], None] = lambda step: None,
     learning_rate: float = 3e-3,
-    until: int | None = None,
 ) -> None:
     """Train on images that `draw` draws for each step; `measure` is called at the start and ten times on the way.
 
-    `until` ends it early, with the weights that the whole training passes through. A step's images and what is hidden
-    of them depend on the seed and the step alone.
+    A step's images and what is hidden of them depend on the seed and the step alone.
     """
     trainer = Trainer(model, TrainingOptions(steps, learning_rate, threads=1, seed=seed))
     measure(0)
-    for step in range(1, (until or steps) + 1):
+    for step in range(1, steps + 1):
         rng = np.random.default_rng([seed, step])
         images = draw(rng)
         trainer.train_step([{"pixel_values": images, "noise": rng.random((len(images), PATCHES))}])
@@ -133,7 +133,7 @@ def train_on_field(
     steps: int = FIELD_STEPS,
 ) -> None:  # fmt: skip
     """Train on new images at every step."""
-    train(model, lambda rng: field.sample(rng, 48), steps, 0, measure, learning_rate=5e-3)
+    train(model, lambda rng: field.sample(rng, ROWS), steps, 0, measure, learning_rate=5e-3)
 
 
 def paint(model: ViTMAEForPreTraining, batch: Batch) -> Array:
@@ -189,7 +189,8 @@ class AblatedMAE(ViTMAEForPreTraining):
     def __init__(self, arm: Arm, seed: int):
         self.arm = arm
         self.error = masked_l1 if arm.absolute else masked_mse
-        super().__init__(small_config(mask_ratio=arm.ratio, norm_pix_loss=arm.normalised), seed)
+        config = small_config(num_hidden_layers=1, mask_ratio=arm.ratio, norm_pix_loss=arm.normalised)
+        super().__init__(config, seed)
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """How many patches are asked for."""
@@ -221,7 +222,7 @@ class Letters(NamedTuple):
         return self.factors.character
 
 
-def letters(n_train: int = 6000, n_heldout: int = 2000) -> tuple[Letters, Letters]:
+def letters(n_train: int = 4000, n_heldout: int = 1000) -> tuple[Letters, Letters]:
     """White on black, within two pixels of the middle, a little noise; held out in fonts that training never shows."""
     parts = []
     for number, drawn in enumerate(glyph_factors(n_train, n_heldout, seed=0)):
@@ -263,43 +264,135 @@ def linear_probe(x: Array, labels: Array, heldout_x: Array, heldout_labels: Arra
     return float(((heldout_rows @ weights).argmax(axis=1) == heldout_labels).mean())
 
 
-ARM_STEPS = 400
+ARM_STEPS, SEEDS = 300, 3
 RATIOS = (0.25, 0.5, 0.75, 0.9)
+INK = 0.3  # a patch whose pixels have this deviation or more shows something of a letter
 
 
-class Errors(NamedTuple):
-    """Over the hidden pixels of held-out letters, in units of the pixels' own variance and deviation."""
+def paint_patches(model: ViTMAEForPreTraining, images: Array, ratio: float) -> tuple[Array, Array]:
+    """What a model paints where `ratio` of the patches is hidden, and what is there: (M, P²) each.
 
-    squared: float
-    absolute: float
-
-
-def errors_at(model: ViTMAEForPreTraining, images: Array, ratio: float) -> Errors:
-    """What a model with raw targets paints wrong where `ratio` is hidden, whatever it was trained with."""
+    What is hidden of each image is the same for every model, whatever it was trained with.
+    """
     hidden = hide_patches(np.random.default_rng(HELDOUT_SEED).random((len(images), PATCHES)), ratio)
     encoded, _ = model.vit.forward(MAEInputs(images, hidden))
     painted, _ = model.decoder.forward(encoded, hidden.restore)
-    difference = (painted - patchify.forward(images, PATCH)[0])[hidden.mask].astype(np.float64)
-    return Errors(float((difference**2).mean()), float(abs(difference).mean()))
+    true, _ = patchify.forward(images, PATCH)
+    return painted[hidden.mask].astype(np.float64), true[hidden.mask].astype(np.float64)
 
 
-def train_arm(
-    parts: tuple[Letters, Letters], arm: Arm, seed: int, steps: int = ARM_STEPS, until: int | None = None
-) -> tuple[AblatedMAE, dict[int, float]]:
-    """Train one arm; return the model, and its squared error along the way with 75 % hidden.
+def structure(painted: Array, true: Array) -> float:
+    """The correlation of both within a patch, averaged over those with ink: blind to each patch's mean and spread."""
+    inked = true.std(axis=-1) > INK
+    a, b = (x[inked] - x[inked].mean(axis=-1, keepdims=True) for x in (painted, true))
+    return float(((a * b).sum(axis=-1) / np.sqrt((a * a).sum(axis=-1) * (b * b).sum(axis=-1) + 1e-12)).mean())
 
-    All arms of a seed begin with the same weights and see the same images with the same noise.
-    """
+
+class Measured(NamedTuple):
+    """A trained arm on held-out letters; its errors are NaN where what it paints is no pixels."""
+
+    name: str
+    seed: int
+    squared: dict[float, float]  # mean squared error by the share that is hidden
+    absolute: float  # mean absolute error with 75 % hidden
+    structure: float  # with 75 % hidden
+    probe: float  # share of characters that a linear probe names right
+
+
+def train_arm(parts: tuple[Letters, Letters], arm: Arm, seed: int, steps: int = ARM_STEPS) -> AblatedMAE:
+    """Train one arm. All arms of a seed begin with the same weights and see the same images with the same noise."""
     model, images = AblatedMAE(arm, seed), parts[0].images
-    curve: dict[int, float] = {}
+    train(model, lambda rng: images[rng.integers(len(images), size=ROWS)], steps, seed, learning_rate=5e-3)
+    return model
 
-    def measure(step: int) -> None:
-        curve[step] = errors_at(model, parts[1].images[:500], 0.75).squared
 
-    train(model, lambda rng: images[rng.integers(len(images), size=ROWS)], steps, seed, measure, until=until)
-    return model, curve
+def measure_arm(parts: tuple[Letters, Letters], name: str, seed: int, steps: int = ARM_STEPS) -> Measured:
+    """Train one arm, and ask it what all are asked."""
+    model = train_arm(parts, ARMS[name], seed, steps)
+    painted, true = paint_patches(model, parts[1].images, 0.75)
+    squared, absolute = dict.fromkeys(RATIOS, math.nan), math.nan
+    if not ARMS[name].normalised:
+        for ratio in RATIOS:
+            at, there = paint_patches(model, parts[1].images, ratio)
+            squared[ratio] = float(((at - there) ** 2).mean())
+        absolute = float(abs(painted - true).mean())
+    return Measured(name, seed, squared, absolute, structure(painted, true), probe(model, parts))
+
+
+def run_ablation(parts: tuple[Letters, Letters], steps: int = ARM_STEPS, seeds: int = SEEDS) -> list[Measured]:
+    """Every arm with every seed, as many at a time as there are cores."""
+    jobs = [(name, seed) for name in ARMS for seed in range(seeds)]
+    workers = Workers(available_cores())
+    measured = workers.map(lambda i: measure_arm(parts, *jobs[i], steps), len(jobs))
+    workers.close()
+    return measured
+
+
+def probe(model: ViTMAEForPreTraining, parts: tuple[Letters, Letters]) -> float:
+    """The linear probe of a frozen encoder: trained on its features of the training letters, asked about the others."""
+    x, heldout_x = (features(model, part.images) for part in parts)
+    return linear_probe(x, parts[0].labels, heldout_x, parts[1].labels)
+
+
+class LetterLandmarks(NamedTuple):
+    """What the measurements of the arms are compared with."""
+
+    mean_image: float  # squared error of who paints the mean image of training, with 75 % hidden
+    median_image: float  # absolute error of who paints the median of each pixel
+    raw_pixels: float  # a linear probe on the pixels themselves
+    untrained: list[float]  # and on the features of the first weights of each seed
+
+
+def letter_landmarks(parts: tuple[Letters, Letters], seeds: int = SEEDS) -> LetterLandmarks:
+    """The landmarks of these letters."""
+    images, heldout = (part.images for part in parts)
+    hidden = hide_patches(np.random.default_rng(HELDOUT_SEED).random((len(heldout), PATCHES)))
+    pixels = hidden_pixels(hidden.mask, (SIZE, SIZE), PATCH)
+    flat, heldout_flat = (x.reshape(len(x), -1).astype(np.float64) for x in (images, heldout))
+    return LetterLandmarks(
+        mean_image=float(((heldout - images.mean(axis=0))[:, 0][pixels] ** 2).mean()),
+        median_image=float(abs(heldout - np.median(images, axis=0))[:, 0][pixels].mean()),
+        raw_pixels=linear_probe(flat, parts[0].labels, heldout_flat, parts[1].labels),
+        untrained=[probe(AblatedMAE(Arm(), seed), parts) for seed in range(seeds)],
+    )
+
+
+def letters_figure(folder: Path, steps: int = ARM_STEPS) -> None:
+    """Held-out letters, what is visible of them, and what a model paints that was trained with L2, with L1."""
+    parts = letters()
+    images = parts[1].images[:8]
+    hidden = hide_patches(np.random.default_rng(3).random((len(images), PATCHES)), 0.5)
+    gone = hidden_pixels(hidden.mask, (SIZE, SIZE), PATCH)
+    rows: list[tuple[str, Array, Array | None]] = [
+        ("the image", images[:, 0], None), ("what is seen", images[:, 0], gone)
+    ]  # fmt: skip
+    for loss, arm in (("squared", Arm(0.5)), ("absolute", Arm(0.5, absolute=True))):
+        model = train_arm(parts, arm, 0, steps)
+        encoded, _ = model.vit.forward(MAEInputs(images, hidden))
+        painted, _ = model.decoder.forward(encoded, hidden.restore)
+        whole = patchify.backward(painted, patchify.forward(images, PATCH)[1])[:, 0]
+        rows.append((f"trained with\n{loss} errors", np.where(gone, whole, images[:, 0]), None))
+    plot_paintings(rows, folder / "lesson-9-letters.png", "gray")
+
+
+def ablation_figure(folder: Path, steps: int = ARM_STEPS, seeds: int = SEEDS) -> None:
+    """Which mask ratio is good at which; L1 against L2; what a linear probe finds in the features of each arm."""
+    parts = letters()
+    measured = run_ablation(parts, steps, seeds)
+    marks = letter_landmarks(parts, seeds)
+    of = {name: [m for m in measured if m.name == name] for name in ARMS}
+    table = np.array([[np.mean([m.squared[at] for m in of[f"{100 * r:g} % hidden"]]) for at in RATIOS] for r in RATIOS])
+    errors = {label: [(m.squared[0.75], m.absolute) for m in of[name]] for label, name in (("L2", BASE), ("L1", "L1"))}
+    found = {name: [m.probe for m in of[name]] for name in ARMS}
+    landmarks = {"raw pixels": marks.raw_pixels, "untrained": float(np.mean(marks.untrained))}
+    plot_image_ablation(
+        table, RATIOS, errors, (marks.mean_image, marks.median_image), found, landmarks,
+        folder / "lesson-9-ablation.png",
+    )  # fmt: skip
 
 
 FIGURES: dict[str, Callable[[Path], None]] = {
     "lesson-8-reconstruction": reconstruction_figure,
+    "lesson-9-letters": letters_figure,
+    "lesson-9-ablation": ablation_figure,
 }

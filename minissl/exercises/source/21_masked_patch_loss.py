@@ -11,7 +11,7 @@ Write `masked_patch_loss(prediction, patches, mask)`: prediction and patches (B,
 booleans, True = hidden, at least one of them. Return the loss, a number, and dprediction (B, N, n).
 The target is not trained and gets no gradient.
 
-Check it with `minissl exercise check`. It goes with lesson 8.
+Check it with `minissl exercise check`. It goes with lessons 8 and 9.
 """
 
 import numpy as np
