@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from minissl.bench.turns import check_options
 from minissl.models.bert import PRESETS
@@ -14,17 +15,18 @@ from minissl.models.bert import PRESETS
 STEPS = 3
 IMPORTS = 5
 SETTING = """
-import resource, sys
+import sys
+from minissl.bench.memory import peak
 from minissl.bench.step import *
 {imports}
 preset, threads = sys.argv[1], int(sys.argv[2])
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 config = BertConfig(**PRESETS[preset])
 batch = bert_batch(config, *SHAPES[preset])
 {make}
 for _ in range({steps}):
     step()
-print(before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(before, peak())
 """
 TORCH = """
 theirs = transformers.BertForPreTraining(transformers.BertConfig(**PRESETS[preset])).train()
@@ -48,9 +50,19 @@ def peak_memory(side: str, preset: str, threads: int) -> tuple[int, int]:
     done = subprocess.run(
         [sys.executable, "-c", script, preset, str(threads)], capture_output=True, text=True, check=True
     )
-    unit = 1 if sys.platform == "darwin" else 1024
-    before, after = (int(number) * unit for number in done.stdout.split()[-2:])
+    before, after = map(int, done.stdout.split()[-2:])
     return after - before, after
+
+
+def peak() -> int:
+    """The most bytes that this process has held. Linux counts its parent's into `ru_maxrss`, but not into VmHWM."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return 1024 * int(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")))
+    except (OSError, StopIteration):
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def import_seconds(statement: str) -> float:
