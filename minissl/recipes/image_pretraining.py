@@ -68,6 +68,7 @@ PRESETS = {
     "base": Sizes(768, 12, 12, 512, 8, 16),  # ViT-B, and the decoder of He et al. 2022
 }
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
+    "glyphs": {"steps": 1000},  # an image has 64 patches
     "digits": {"patch_size": 2, "steps": 1500},
     "gaussian-field": {"preset": "nano", "steps": 6000},
 }

@@ -74,6 +74,7 @@ class ImageTask:
         self.shape: tuple[int, int, int] = self._parts.train.pixels.shape[1:]
         o.grid(self.shape[1:])
         self.scale = PixelScale.of(self._parts.train)
+        self._crop = min(self.shape[1:]) // CROP
         # in a mirror a written character is another one; sets of characters name their classes by them
         self._flip = not self._parts.classes or any(len(name) > 1 for name in self._parts.classes)
 
@@ -84,7 +85,7 @@ class ImageTask:
         pixels = pixels[rows_of(step, len(pixels), o.batch_size, o.seed)]
         if o.augment:
             views = np.random.default_rng([o.seed, VIEWS, step])
-            pixels = augment(pixels, views, flip=self._flip, crop=min(self.shape[1:]) // CROP)
+            pixels = augment(pixels, views, flip=self._flip, crop=self._crop)
         return o.masked(self.scale.apply(pixels), np.random.default_rng([o.seed, MASKS, step]))
 
     def heldout(self, most_images: int) -> list[Batch]:
@@ -99,9 +100,11 @@ class ImageTask:
     def summary(self) -> str:
         """How many images there are on either side."""
         channels, height, width = self.shape
-        views = "" if not self.options.augment else ", shifted and mirrored" if self._flip else ", shifted"
+        views = {"shifted": self._crop > 0, "mirrored": self._flip} if self.options.augment else {}
+        seen = " and ".join(name for name, used in views.items() if used)
         return (
-            f"train {len(self._parts.train.pixels):,} images{views}, held out {len(self._parts.heldout.pixels):,}; "
+            f"train {len(self._parts.train.pixels):,} images{seen and ', ' + seen}, "
+            f"held out {len(self._parts.heldout.pixels):,}; "
             f"{height} × {width} pixels, {'grey' if channels == 1 else 'colour'}"
         )
 

@@ -38,12 +38,12 @@ def few(monkeypatch, tmp_path):
 
 @pytest.fixture
 def clothes(tmp_path):
-    """A set in MNIST's format, of 8 × 12 pixels: 60 training images and 24 held out, left and right not alike."""
+    """A set in MNIST's format, of 16 × 24 pixels: 60 training images and 24 held out, left and right not alike."""
     folder = tmp_path / "fashion"
     folder.mkdir()
     rng = np.random.default_rng(0)
     for part, n in (("train", 60), ("t10k", 24)):
-        pixels = rng.integers(0, 128, (n, 8, 12), np.uint8) + np.arange(12, dtype=np.uint8) * rng.integers(
+        pixels = rng.integers(0, 30, (n, 16, 24), np.uint8) + np.arange(24, dtype=np.uint8) * rng.integers(
             5, 10, (n, 1, 1), np.uint8
         )
         write_idx(folder / f"{part}-images-idx3-ubyte", pixels)
@@ -88,13 +88,13 @@ def test_everything_that_a_run_leaves(tmp_path, clothes, objective, monkeypatch)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log] == [1, 2, 3, 4, 5, 6]
     assert {objective, f"heldout_{objective}_loss", "grad_norm", "lr"} < set(log[0])
-    assert "train 60 images, shifted and mirrored, held out 24; 8 × 12 pixels, grey" in said[0]
+    assert "train 60 images, shifted and mirrored, held out 24; 16 × 24 pixels, grey" in said[0]
     middle = "mean" if objective == "mae" else "median"
     assert f"training {middle} image {metrics['mean_image']:.4f}" in said[0]
     scale = PixelScale.load(run)
     assert scale.rescale == 1 / 255
     config = json.loads((run / "config.json").read_text())
-    assert config["image_size"] == [8, 12]
+    assert config["image_size"] == [16, 24]
     assert config["model_type"] == ("vit_mae" if objective == "mae" else "vit")
 
 
@@ -113,14 +113,14 @@ def test_landmarks_by_hand(few, clothes):
     """One patch after the other, in plain Python, from the files' bytes."""
     task = make_image_task(options(data=str(clothes)).task)
     heldout = task.heldout(32)
-    train = np.frombuffer((clothes / "train-images-idx3-ubyte").read_bytes()[16:], np.uint8).reshape(60, 8, 12)
+    train = np.frombuffer((clothes / "train-images-idx3-ubyte").read_bytes()[16:], np.uint8).reshape(60, 16, 24)
     inputs = (train / 255 - task.scale.mean[0]) / task.scale.std[0]
     errors = {name: [] for name in ("mean image", "own mean", "median image", "own median")}
     for batch in heldout:
         mask = hide_patches(batch["noise"], 0.75).mask
         for image, hidden in zip(batch["pixel_values"][:, 0].astype(float), mask, strict=True):
             for number in np.flatnonzero(hidden):
-                rows, columns = (slice(4 * i, 4 * i + 4) for i in divmod(number, 3))
+                rows, columns = (slice(4 * i, 4 * i + 4) for i in divmod(number, 6))
                 truth, places = image[rows, columns], inputs[:, rows, columns]
                 errors["mean image"].append(((truth - places.mean(axis=0)) ** 2).mean())
                 errors["own mean"].append(truth.var())
