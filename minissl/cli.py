@@ -252,6 +252,11 @@ def _bench(a: argparse.Namespace) -> int:
         for preset in a.preset or ["fashion" if a.mae else "tiny"]:
             print(compare(preset, a.rounds, a.threads), flush=True)
         return 0
+    if a.growth:
+        from minissl.bench import growth
+
+        growth.record(a.rounds, a.threads, a.out, partial(print, flush=True))
+        return 0
     from minissl.bench.record import record
 
     record(a.preset or ["tiny"], a.rounds, a.threads, a.out, partial(print, flush=True))
@@ -421,6 +426,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     what = p.add_mutually_exclusive_group()
     what.add_argument("--inference", action="store_true", default=False, help="time evaluation, not a training step")
+    what.add_argument("--growth", action="store_true", default=False, help="minissl's own step by T, D, B and threads")
     what.add_argument("--mae", action="store_true", default=False, help="time a masked autoencoder's training step")
     sizes = "tiny (the default), mini, small or base; with --mae fashion (the default), small or base"
     p.add_argument("--preset", nargs="+", default=None, help=sizes)

@@ -44,3 +44,22 @@ def plot_bench(times: Mapping[str, Times], title: str, path: str | Path) -> None
         figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
         figure.supxlabel("minissl's time as a share of theirs\n(dashed: as fast; line: all rounds)")
         save(figure, path)
+
+
+def plot_growth(series: Mapping[str, tuple[Sequence[int], Sequence[float]]], path: str | Path) -> None:
+    """Draw milliseconds by value, both on logarithmic axes, beside the line of what is proportional."""
+    with style():
+        figure = Figure(figsize=(3.6 * len(series), 3.9), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
+        panels = figure.subplots(1, len(series), sharey=True, squeeze=False)[0]
+        for axes, (name, (values, milliseconds)) in zip(panels, series.items(), strict=True):
+            power = -1 if name == "threads" else 1  # twice the threads should take half the time
+            line = [milliseconds[0] * (value / values[0]) ** power for value in values]
+            axes.plot(values, line, color=GREY, linestyle="--", linewidth=1.2)
+            axes.plot(values, milliseconds, color=BLUE, marker="o", linewidth=2.5)
+            axes.set_xscale("log", base=2)
+            axes.set_yscale("log")
+            axes.set_xticks(values, [str(value) for value in values])
+            axes.set_title(name, loc="left", fontweight="bold")
+            axes.grid(axis="y", color="0.9")
+        panels[0].set_ylabel("ms a step (dashed:\nin proportion)")
+        save(figure, path)

@@ -2,8 +2,12 @@
 
 import json
 
+import pytest
+
+from minissl.bench import growth
 from minissl.bench import record as recorder
 from minissl.bench.step import Comparison
+from minissl.errors import InputError
 from minissl.plots.bench import plot_bench, ratios
 
 TIMES = {"minissl": [1.0, 2.0, 3.0], "theirs": [2.0, 2.0, 2.0], "products alone": [0.5, 1.0, 2.0]}
@@ -44,3 +48,30 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(recorder, "measure", lambda preset, *_: Comparison(preset, "3 × 4", 2, TIMES, "NumPy 9"))
     assert len(recorder.record(["tiny"], 3, 2, None, lambda _: None)) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_growth_names_every_letter_and_what_doubling_costs(tmp_path, monkeypatch):
+    monkeypatch.setattr(growth, "VALUES", {"T": (4, 8), "D": (64, 128), "B": (2, 4)})
+    settings = []
+    honest = growth._step
+    monkeypatch.setattr(growth, "_step", lambda setting: settings.append(setting) or honest(setting))
+    said = []
+    found = growth.record(1, 2, tmp_path, said.append)
+    assert [(one.letter, one.values) for one in found] == [
+        ("T", [4, 8]), ("D", [64, 128]), ("B", [2, 4]), ("threads", [1, 2]),
+    ]  # fmt: skip
+    assert {(s.B, s.T, s.D, s.threads) for s in settings} >= {
+        (32, 4, 128, 2),
+        (32, 64, 64, 2),
+        (2, 64, 128, 2),
+        (32, 64, 128, 1),
+    }
+    assert growth.Growth("T", [1, 2, 4], [3.0, 5.0, 27.0]).doubling == pytest.approx(3)
+    assert said[0].startswith("length T: 4 ")
+    assert (tmp_path / "growth.png").stat().st_size > 10_000
+    assert len(json.loads((tmp_path / "growth.json").read_text())) == 4
+
+
+def test_growth_needs_a_round():
+    with pytest.raises(InputError, match="--rounds 0"):
+        growth.measure(0, 1, print)

@@ -1,0 +1,82 @@
+"""How the time of minissl's training step grows: with the length T, the width D, the batch B, and fewer threads."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from minissl.bench.step import bert_batch, training_step
+from minissl.bench.turns import times_in_turn
+from minissl.errors import InputError
+from minissl.files import write_json
+from minissl.models.bert import BertConfig, BertForPreTraining
+from minissl.workers import available_cores
+
+NUMBERS, PICTURE = "growth.json", "growth.png"
+
+
+class Setting(NamedTuple):
+    """One step: batch × length, width (heads of 64), two layers, a vocabulary of 8,192."""
+
+    B: int = 32
+    T: int = 64
+    D: int = 128
+    threads: int = 0
+
+
+VALUES = {"T": (32, 64, 128, 256), "D": (64, 128, 256, 512), "B": (8, 16, 32, 64)}
+WHAT = {"T": "length T", "D": "width D", "B": "batch B", "threads": "threads"}
+
+
+class Growth(NamedTuple):
+    """Median milliseconds for each value of one letter, the others as in `Setting`."""
+
+    letter: str
+    values: list[int]
+    milliseconds: list[float]
+
+    @property
+    def doubling(self) -> float:
+        """What doubling costs, on average over the values: 2 where time is proportional."""
+        steps = len(self.values) - 1
+        return float((self.milliseconds[-1] / self.milliseconds[0]) ** (1 / steps)) if steps else 1.0
+
+
+def measure(rounds: int, threads: int, say: Callable[[str], None]) -> list[Growth]:
+    """Time every setting, the values of one letter in turn. Raises InputError for fewer than one round."""
+    if rounds < 1 or threads < 0:
+        raise InputError(f"--rounds {rounds}, --threads {threads}: expected 1 round or more, 0 threads or more")
+    threads = threads or available_cores()
+    counts = [2**i for i in range(threads.bit_length()) if 2**i <= threads]
+    found = []
+    for letter, values in [*VALUES.items(), ("threads", tuple(counts))]:
+        steps = {str(value): _step(Setting(threads=threads)._replace(**{letter: value})) for value in values}
+        times = times_in_turn(steps, rounds)
+        found.append(Growth(letter, list(values), [1e3 * statistics.median(times[str(value)]) for value in values]))
+        shown = ", ".join(f"{v} {ms:.1f} ms" for v, ms in zip(values, found[-1].milliseconds, strict=True))
+        say(f"{WHAT[letter]}: {shown}; doubling it: × {found[-1].doubling:.2f}")
+    return found
+
+
+def record(rounds: int, threads: int, out: Path | None, say: Callable[[str], None]) -> list[Growth]:
+    """`measure`, and the numbers with a picture in the folder `out`, where given."""
+    found = measure(rounds, threads, say)
+    if out is not None:
+        from minissl.plots.bench import plot_growth
+
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / NUMBERS, [one._asdict() for one in found])
+        plot_growth({WHAT[one.letter]: (one.values, one.milliseconds) for one in found}, out / PICTURE)
+        say(f"{out / NUMBERS}, {out / PICTURE}")
+    return found
+
+
+def _step(setting: Setting) -> Callable[[], float]:
+    config = BertConfig(
+        vocab_size=8192, hidden_size=setting.D, num_hidden_layers=2, num_attention_heads=max(1, setting.D // 64),
+        intermediate_size=4 * setting.D,
+    )  # fmt: skip
+    batch = bert_batch(config, setting.B, setting.T)
+    return training_step(BertForPreTraining(config), batch, setting.threads)
