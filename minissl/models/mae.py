@@ -173,24 +173,24 @@ class ViTMAEDecoder(Module):
         )  # fmt: skip
         self.decoder_pred = Linear(d, config.patch_size**2 * config.num_channels, init)
 
-    def forward(self, hidden: Array, restore: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
-        """hidden (B, 1 + K, D) -> pixels (B, N, P²C)."""
+    def forward(
+        self, hidden: Array, restore: Array, rng: np.random.Generator | None = None, asked: Array | None = None
+    ) -> tuple[Array, Any]:
+        """hidden (B, 1 + K, D) -> pixels (B, N, P²C), or of the patches asked (B, M) alone (B, M, P²C)."""
+        asked = np.broadcast_to(np.arange(restore.shape[1]), restore.shape) if asked is None else asked
         x, embed_cache = self.decoder_embed.forward(hidden)
         patches, restore_cache = restore_patches.forward(x[:, 1:], self.mask_token.data[0, 0], beside(restore, x))
         # to another number of patches Hugging Face interpolates this table along the sequence, not over the grid
         positions, _ = fit_positions(self.decoder_pos_embed, self._line(self.decoder_pos_embed), (1, restore.shape[1]))
         x = array_module(x).concatenate([x[:, :1], patches], axis=1) + positions
-        x, cache = self.blocks.forward(x, rng)
-        pixels, pred_cache = self.decoder_pred.forward(x[:, 1:])
+        x, cache = self.blocks.forward(x, rng, beside(1 + asked, x))  # nothing is painted from the class token
+        pixels, pred_cache = self.decoder_pred.forward(x)
         return pixels, (embed_cache, restore_cache, cache, pred_cache)
 
     def backward(self, dpixels: Array, cache: Any, grads: Grads) -> Array:
-        """dpixels (B, N, P²C) -> dhidden (B, 1 + K, D)."""
+        """dpixels as forward's result -> dhidden (B, 1 + K, D)."""
         embed_cache, restore_cache, cache, pred_cache = cache
-        dpatches = self.decoder_pred.backward(dpixels, pred_cache, grads)
-        dx = array_module(dpatches).concatenate(
-            [0 * dpatches[:, :1], dpatches], axis=1
-        )  # nothing is painted from the class token
+        dx = self.decoder_pred.backward(dpixels, pred_cache, grads)
         dx = self.blocks.backward(dx, cache, grads)
         dvisible, dtoken = restore_patches.backward(dx[:, 1:], restore_cache)
         grads.add(self.mask_token, dtoken[None, None])
@@ -224,10 +224,14 @@ class ViTMAEForPreTraining(LearningModel):
         self.vit = ViTMAEModel(config, dtype=dtype, init=init)
         self.decoder = ViTMAEDecoder(config, init)
 
+    def asked(self, inputs: MAEInputs) -> Array | None:
+        """Which patches (B, M) the loss looks at, and training paints: the hidden ones. None: all."""
+        return inputs.hidden.hide
+
     def forward(self, inputs: MAEInputs, count: int, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
         """-> the loss, averaged over `count` hidden patches."""
         hidden, vit_cache = self.vit.forward(inputs, rng)
-        pixels, decoder_cache = self.decoder.forward(hidden, inputs.hidden.restore, rng)
+        pixels, decoder_cache = self.decoder.forward(hidden, inputs.hidden.restore, rng, self.asked(inputs))
         loss, loss_cache = self._loss(pixels, inputs, count)
         return loss, (vit_cache, decoder_cache, loss_cache)
 
@@ -275,11 +279,15 @@ class ViTMAEForPreTraining(LearningModel):
         pixels, _ = self.decoder.forward(answer.pop("last_hidden_state"), answer.ids_restore)
         out = ModelOutput()
         if inputs.hidden.mask.any():
-            out["loss"] = self._loss(pixels, inputs, int(inputs.hidden.mask.sum()))[0]
+            asked = self.asked(inputs)
+            painted = pixels if asked is None else gather_patches.forward(pixels, beside(asked, pixels))[0]
+            out["loss"] = self._loss(painted, inputs, inputs.hidden.hide.size)[0]
         return ModelOutput(**out, logits=pixels, **answer)
 
-    def _loss(self, pixels: Array, inputs: MAEInputs, count: int) -> tuple[Array, Any]:
+    def _loss(self, painted: Array, inputs: MAEInputs, count: int) -> tuple[Array, Any]:
+        """The loss of the hidden patches, painted (B, M, P²C)."""
         target, _ = patchify.forward(inputs.images, self.config.patch_size)
+        target, _ = gather_patches.forward(target, beside(inputs.hidden.hide, target))
         if self.config.norm_pix_loss:
             target, _ = normalise_patches.forward(target)
-        return masked_mse.forward(pixels, target, beside(np.flatnonzero(inputs.hidden.mask), pixels), count)
+        return masked_mse.forward(painted, target, beside(np.arange(inputs.hidden.hide.size), painted), count)

@@ -203,20 +203,30 @@ class Layers(Module):
         ]  # fmt: skip
         self.norm = LayerNorm(d, config.layer_norm_eps, init)
 
-    def forward(self, x: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
-        """x (B, T, D) -> hidden states (B, T, D)."""
+    def forward(
+        self, x: Array, rng: np.random.Generator | None = None, asked: Array | None = None
+    ) -> tuple[Array, Any]:
+        """x (B, T, D) -> hidden states (B, T, D); of the positions asked (B, M) alone, (B, M, D), where they are given.
+
+        The last layer then computes nothing else.
+        """
         caches = []
-        for layer in self.layers:
+        *before, last = self.layers
+        for layer in before:
             x, cache = layer.forward(x, None, rng)
             caches.append(cache)
+        x, cache = last.forward(x, None, rng) if asked is None else last.forward_at(x, asked, rng)
         hidden, norm_cache = self.norm.forward(x)
-        return hidden, (caches, norm_cache)
+        return hidden, ([*caches, cache], norm_cache)
 
     def backward(self, dhidden: Array, cache: Any, grads: Grads) -> Array:
         """Layers in reverse; each one's cache is let go as soon as it has been used."""
         caches, norm_cache = cache
         dx = self.norm.backward(dhidden, norm_cache, grads)
-        for layer in reversed(self.layers):
+        *before, last = self.layers
+        backward = last.backward if caches[-1].asked is None else last.backward_at
+        dx = backward(dx, caches.pop(), grads)
+        for layer in reversed(before):
             dx = layer.backward(dx, caches.pop(), grads)
         return dx
 
@@ -282,15 +292,16 @@ class ViTModel(PreTrainedModel):
             self.pooler = ViTPooler(config, init)
 
     def forward(
-        self, images: Array, mask: Array | None = None, rng: np.random.Generator | None = None
-    ) -> tuple[Array, Any]:
-        """images (B, C, H, W), mask (B, N) with True = hidden -> hidden states (B, 1 + N, D)."""
+        self, images: Array, mask: Array | None = None, rng: np.random.Generator | None = None,
+        asked: Array | None = None,
+    ) -> tuple[Array, Any]:  # fmt: skip
+        """images (B, C, H, W), mask (B, N) with True = hidden -> hidden states (B, 1 + N, D), or those asked (B, M)."""
         x, embedding_cache = self.embeddings.forward(images, mask, rng)
-        hidden, cache = self.encoder.forward(x, rng)
+        hidden, cache = self.encoder.forward(x, rng, asked)
         return hidden, (embedding_cache, cache)
 
     def backward(self, dhidden: Array, cache: Any, grads: Grads) -> None:
-        """dhidden (B, 1 + N, D); pixels get no gradient."""
+        """dhidden as forward's result; pixels get no gradient."""
         embedding_cache, cache = cache
         self.embeddings.backward(self.encoder.backward(dhidden, cache, grads), embedding_cache, grads)
 
@@ -336,7 +347,8 @@ class ViTForImageClassification(LearningModel):
 
     def forward(self, images: Array, asked: Asked, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
         """images (B, C, H, W) -> the loss."""
-        hidden, vit_cache = self.vit.forward(images, None, rng)
+        class_token = array_module(images).zeros((len(images), 1), int)
+        hidden, vit_cache = self.vit.forward(images, None, rng, class_token)  # (B, 1, D)
         logits, linear_cache = self.classifier.forward(hidden[:, 0])
         loss, loss_cache = label_loss_forward(logits, asked)
         return loss, (hidden.shape, vit_cache, linear_cache, loss_cache)

@@ -5,10 +5,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minissl.backend import Array
+from minissl.kernels import op
 from minissl.nn.attention import MultiHeadAttention
 from minissl.nn.feed_forward import FeedForward
 from minissl.nn.layers import Dropout, Init, LayerNorm
 from minissl.nn.module import Grads, Module
+
+gather_patches = op("gather_patches")
 
 
 class TransformerLayerCache(NamedTuple):
@@ -20,6 +23,7 @@ class TransformerLayerCache(NamedTuple):
     feed_forward: Any
     output_dropout: Any
     output_norm: Any
+    asked: Any = None  # of which positions the output was computed, where not of all
 
 
 class TransformerLayer(Module):
@@ -78,3 +82,32 @@ class TransformerLayer(Module):
         dsum = self.attention_norm.backward(da, cache.attention_norm, grads)
         dh = self.dropout.backward(dsum, cache.attention_dropout)
         return dsum + self.attention.backward(dh, cache.attention, grads)
+
+    def forward_at(
+        self, x: Array, asked: Array, rng: np.random.Generator | None = None
+    ) -> tuple[Array, TransformerLayerCache]:
+        """As `forward` without a mask, pre-norm, at the positions asked (B, M) alone: x (B, T, D) -> y (B, M, D).
+
+        Every position is attended to; what the others would see is not computed, as nobody looks at it.
+        """
+        h, attention_norm = self.attention_norm.forward(x)
+        queries, taken = gather_patches.forward(h, asked)
+        h, attention = self.attention.forward(queries, None, rng, memory=h)
+        h, attention_dropout = self.dropout.forward(h, rng)
+        a = gather_patches.forward(x, asked)[0] + h
+        h, output_norm = self.output_norm.forward(a)
+        h, feed_forward = self.feed_forward.forward(h)
+        h, output_dropout = self.dropout.forward(h, rng)
+        return a + h, TransformerLayerCache(
+            attention, attention_dropout, attention_norm, feed_forward, output_dropout, output_norm, taken
+        )
+
+    def backward_at(self, dy: Array, cache: TransformerLayerCache, grads: Grads) -> Array:
+        """dy (B, M, D) -> dx (B, T, D): positions asked get the gradient of their own outputs too."""
+        dh = self.dropout.backward(dy, cache.output_dropout)
+        dh = self.feed_forward.backward(dh, cache.feed_forward, grads)
+        da = dy + self.output_norm.backward(dh, cache.output_norm, grads)
+        dh = self.dropout.backward(da, cache.attention_dropout)
+        dqueries, dh = self.attention.backward(dh, cache.attention, grads)
+        dh = dh + gather_patches.backward(dqueries, cache.asked)
+        return gather_patches.backward(da, cache.asked) + self.attention_norm.backward(dh, cache.attention_norm, grads)

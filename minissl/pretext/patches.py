@@ -12,11 +12,12 @@ from minissl.ops.patches import grid_of
 
 
 class HiddenPatches(NamedTuple):
-    """Which of N patches each image keeps: K ids in shuffled order, where each patch is then, and a mask."""
+    """Which of N patches each image keeps and hides: ids in shuffled order, where each patch is then, and a mask."""
 
     keep: Array  # (B, K) the kept patches, in shuffled order
     restore: Array  # (B, N) the place of each patch in that order, below K where it is kept
     mask: Array  # (B, N) True = hidden
+    hide: Array  # (B, N - K) the hidden patches, in shuffled order
 
 
 def hide_patches(noise: Array, rate: float = 0.75) -> HiddenPatches:
@@ -31,7 +32,7 @@ def hide_patches(noise: Array, rate: float = 0.75) -> HiddenPatches:
     kept = number_to_keep(number, rate)
     shuffle = np.argsort(noise, axis=1, kind="stable")
     restore = np.argsort(shuffle, axis=1, kind="stable")
-    return HiddenPatches(shuffle[:, :kept], restore, restore >= kept)
+    return HiddenPatches(shuffle[:, :kept], restore, restore >= kept, shuffle[:, kept:])
 
 
 def number_to_keep(number: int, rate: float) -> int:

@@ -196,6 +196,9 @@ class AblatedMAE(ViTMAEForPreTraining):
         """How many patches are asked for."""
         return {"mae": PATCHES * len(batch["pixel_values"])} if self.arm.everywhere else super().counts(batch)
 
+    def asked(self, inputs: MAEInputs) -> None:
+        """All patches are painted; the loss chooses."""
+
     def backward(self, cache: Any, grads: Grads) -> None:
         """As in a masked autoencoder, from this arm's error."""
         vit_cache, decoder_cache, loss_cache = cache

@@ -157,6 +157,40 @@ def test_gradients_of_a_module_used_twice():
     assert report.ok, report
 
 
+class At(Module):
+    """A pre-norm layer of which only some positions are asked."""
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def forward(self, x, asked, rng=None):
+        return self.inner.forward_at(x, asked, rng)
+
+    def backward(self, dy, cache, grads):
+        return self.inner.backward_at(dy, cache, grads)
+
+
+ASKED = np.array([[4, 1], [0, 2], [3, 0], [2, 4]])
+
+
+@pytest.mark.parametrize("dropout", [{}, {"rng": rng()}])
+def test_gradients_of_a_layer_at_the_positions_asked(dropout):
+    report = check_module(At(layer("tanh", 0.4, 0.2, pre_norm=True)), {"x": normal(B, T, D), "asked": ASKED, **dropout})
+    assert report.ok, report
+
+
+def test_a_layer_at_the_positions_asked_is_that_part_of_the_layer():
+    module, x, rows = layer(pre_norm=True), normal(B, T, D), np.arange(B)[:, None]
+    whole, cache = module.forward(x)
+    part, part_cache = module.forward_at(x, ASKED)
+    np.testing.assert_allclose(part, whole[rows, ASKED], rtol=1e-12)
+    dy, grads, part_grads = np.zeros_like(x), Grads(module), Grads(module)
+    dy[rows, ASKED] = normal(*ASKED.shape, D, seed=2)
+    dx = module.backward(dy, cache, grads)
+    np.testing.assert_allclose(module.backward_at(dy[rows, ASKED], part_cache, part_grads), dx, atol=1e-12)
+    np.testing.assert_allclose(part_grads.collect(), grads.collect(), atol=1e-12)
+
+
 @pytest.mark.parametrize("pre_norm", [False, True])
 def test_without_an_rng_there_is_no_dropout(pre_norm):
     x = normal(B, T, D)
