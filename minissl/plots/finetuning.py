@@ -80,9 +80,7 @@ def plot_epochs(
         save(figure, path)
 
 
-def plot_label_efficiency(
-    curves: Sequence[Curve], majority: float, title: str, path: str | Path, what: str = "labelled texts"
-) -> None:
+def plot_label_efficiency(curves: Sequence[Curve], majority: float, title: str, path: str | Path, what: str) -> None:
     """Draw accuracy over the number of labels, mean and standard deviation over the seeds, a curve for each model.
 
     `what` the numbers count is written under them.

@@ -17,11 +17,11 @@ import numpy as np
 
 from minissl.backend import Array
 from minissl.errors import InputError
-from minissl.files import write_json
 from minissl.finetuning.image_classification import Augmentation, classes_of, encode
 from minissl.finetuning.loop import FinetuneOptions
 from minissl.finetuning.metrics import accuracy
 from minissl.finetuning.probes import LinearProbe
+from minissl.recipes.efficiency import Scores, keep, said
 from minissl.recipes.image_finetuning import (
     ImageMaterial,
     ImageOptions,
@@ -78,7 +78,7 @@ def image_label_efficiency(
     numbers = sorted(set(options.labels))
     rows_for(parts, numbers[-1], options.seeds[0])  # more than there are is said before anything is trained
     augmentation = options.arm().augmentation(parts.train)
-    scores: dict[str, dict[str, list[float]]] = {name: {} for name in NAMES}
+    scores: Scores = {name: {} for name in NAMES}
     commonest = 0.0
     for count in numbers:
         for seed in options.seeds:
@@ -89,7 +89,7 @@ def image_label_efficiency(
             probed = _probe(material, rows, training.threads)
             for name, score in zip(NAMES, (tuned, fresh, marks.raw_pixels, probed), strict=True):
                 scores[name].setdefault(str(count), []).append(score)
-        say(f"{count:,} of each class: " + "; ".join(_said(name, scores[name][str(count)]) for name in NAMES))
+        say(f"{count:,} of each class: " + said(scores, count))
     found = {
         "data": parts.name,
         "classes": len(parts.classes),
@@ -101,7 +101,7 @@ def image_label_efficiency(
         "training": asdict(training),
         "seconds": round(time.perf_counter() - began, 2),
     }
-    _write(found, numbers, out)
+    keep(found, numbers, out, PICTURE, NUMBERS, "labelled images of each class")
     return found
 
 
@@ -131,18 +131,3 @@ def _probe(material: ImageMaterial, rows: Array, threads: int) -> float:
         workers.close()
     said = LinearProbe(len(parts.classes)).fit(known, classes_of(train)).predict(asked).argmax(axis=1)
     return float((said == classes_of(parts.heldout)).mean())
-
-
-def _said(name: str, scores: list[float]) -> str:
-    spread = f" ± {np.std(scores, ddof=1):.1%}" if len(scores) > 1 else ""
-    return f"{name} {np.mean(scores):.1%}{spread}"
-
-
-def _write(found: dict[str, Any], numbers: list[int], out: Path) -> None:
-    from minissl.plots.finetuning import Curve, plot_label_efficiency
-
-    out.mkdir(parents=True, exist_ok=True)
-    curves = [Curve(name, numbers, [found["accuracy"][name][str(n)] for n in numbers]) for name in NAMES]
-    title = f"{found['data']}: accuracy by the number of labels"
-    plot_label_efficiency(curves, found["majority"], title, out / PICTURE, "labelled images of each class")
-    write_json(out / NUMBERS, found)

@@ -12,12 +12,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from minissl.errors import InputError
-from minissl.files import write_json
 from minissl.finetuning.loop import FinetuneOptions
 from minissl.finetuning.metrics import accuracy
+from minissl.recipes.efficiency import Scores, keep, said
 from minissl.recipes.pretrain import next_folder
 from minissl.recipes.sentiment import (
     Baselines,
@@ -80,7 +78,7 @@ def label_efficiency(
     numbers = sorted({*options.labels, len(material.train.ids)})
     if numbers[-1] > len(material.train.ids):
         raise InputError(f"--labels {numbers[-1]}: there are {len(material.train.ids):,} labelled texts")
-    scores: dict[str, dict[str, list[float]]] = {name: {} for name in NAMES}
+    scores: Scores = {name: {} for name in NAMES}
     marks: dict[tuple[int, ...], Baselines] = {}  # every seed learns from all the rows, and nothing in these is random
     for count in numbers:
         for seed in options.seeds:
@@ -90,7 +88,7 @@ def label_efficiency(
             found = _compare(material, list(rows), options, replace(training, seed=seed))
             for name, score in zip(NAMES, (*found, marks[rows].bag_of_words), strict=True):
                 scores[name].setdefault(str(count), []).append(score)
-        say(f"{count:,} labels: " + "; ".join(_said(name, scores[name][str(count)]) for name in NAMES))
+        say(f"{count:,} labels: " + said(scores, count))
     numbers_found = {
         "data": material.name,
         "heldout_rows": len(material.heldout.ids),
@@ -101,7 +99,7 @@ def label_efficiency(
         "training": asdict(training),
         "seconds": round(time.perf_counter() - began, 2),
     }
-    _write(numbers_found, numbers, out)
+    keep(numbers_found, numbers, out, PICTURE, NUMBERS, "labelled texts")
     return numbers_found
 
 
@@ -122,18 +120,3 @@ def _compare(
         for from_scratch in (False, True)
     )
     return accuracy(pretrained.confusion), accuracy(fresh.confusion)
-
-
-def _said(name: str, scores: list[float]) -> str:
-    spread = f" ± {np.std(scores, ddof=1):.1%}" if len(scores) > 1 else ""
-    return f"{name} {np.mean(scores):.1%}{spread}"
-
-
-def _write(found: dict[str, Any], numbers: list[int], out: Path) -> None:
-    from minissl.plots.finetuning import Curve, plot_label_efficiency
-
-    out.mkdir(parents=True, exist_ok=True)
-    curves = [Curve(name, numbers, [found["accuracy"][name][str(n)] for n in numbers]) for name in NAMES]
-    title = f"{found['data']}: accuracy by the number of labels"
-    plot_label_efficiency(curves, found["majority"], title, out / PICTURE)
-    write_json(out / NUMBERS, found)
