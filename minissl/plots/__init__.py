@@ -19,6 +19,8 @@ from minissl.files import write_whole
 # and a grey print. Pale is a light tint of the blue.
 BLUE, RED, PALE, GREY = "#3f90da", "#bd1f01", "#a9cdf0", "#4d5057"
 
+VIOLET = "#832db6"  # of the same sequence, where three do not suffice
+
 FONT = "DejaVu Sans"  # comes with Matplotlib: the same letters on every machine
 STYLE: dict[str, Any] = {
     "font.family": FONT,

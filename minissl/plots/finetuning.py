@@ -12,9 +12,10 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from minissl.backend import Array
-from minissl.plots import BLUE, GREY, PALE, RED, save, style
+from minissl.plots import BLUE, GREY, PALE, RED, VIOLET, save, style
 from minissl.plots.loss import label_right
 
+FAR = 0.2  # a majority so far below would press the curves together
 MOST_NAMES = 30  # classes whose names and counts can still be read
 
 
@@ -83,14 +84,18 @@ def plot_epochs(
 def plot_label_efficiency(curves: Sequence[Curve], majority: float, title: str, path: str | Path, what: str) -> None:
     """Draw accuracy over the number of labels, mean and standard deviation over the seeds, a curve for each model.
 
-    `what` the numbers count is written under them.
+    `what` the numbers count is written under them, and so is a majority that lies far below the curves.
     """
-    colours = [BLUE, RED, GREY, PALE]
+    colours = [BLUE, RED, GREY, VIOLET]
     with style():
         figure = Figure(figsize=(9.6, 5.8), layout=ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.1))
         axes = figure.subplots()
-        ends = [(majority, f"{majority:.1%} majority", GREY)]
-        axes.axhline(majority, color=GREY, linestyle=(0, (5, 3)), linewidth=1.5)
+        ends = []
+        if majority > min(np.mean(scores) for curve in curves for scores in curve.scores) - FAR:
+            ends.append((majority, f"{majority:.1%} majority", GREY))
+            axes.axhline(majority, color=GREY, linestyle=(0, (5, 3)), linewidth=1.5)
+        else:
+            what += f" (most frequent class: {majority:.0%})"
         for i, (curve, colour) in enumerate(zip(curves, colours, strict=False)):
             mean = np.array([np.mean(scores) for scores in curve.scores])
             spread = np.array([np.std(scores, ddof=1) if len(scores) > 1 else 0.0 for scores in curve.scores])
@@ -100,6 +105,7 @@ def plot_label_efficiency(curves: Sequence[Curve], majority: float, title: str, 
         axes.set_xscale("log")
         axes.set_xticks(curves[0].labels, [f"{n:,}" for n in curves[0].labels])
         axes.minorticks_off()
+        axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
         axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         axes.set_xlabel(what)
         axes.set_ylabel("held-out accuracy")
