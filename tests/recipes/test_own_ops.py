@@ -189,7 +189,10 @@ def test_the_shape_of_every_output(name):
 
 def test_a_right_copy_trains_to_the_very_weights(quick, small_text, capsys):
     write("\n".join(inspect.getsource(sys.modules[f"minissl.ops.{name}"]) for name in ("attention", "layer_norm")))
-    with replace_op("layer_norm", ops.layer_norm_forward, ops.layer_norm_backward):  # its twin rounds otherwise
+    with (  # their twins round otherwise
+        replace_op("attention", ops.attention_forward, ops.attention_backward),
+        replace_op("layer_norm", ops.layer_norm_forward, ops.layer_norm_backward),
+    ):
         for out, option in (("plain", []), ("run", ["--with", "mine.py"])):
             assert train("--vocab-size", "150", *option, data=small_text, out=out) == 0
     said = capsys.readouterr().out
@@ -530,7 +533,8 @@ def test_an_attention_without_weights_is_drawn_with_minissls(quick):
     found = own(changed(ATTENTION, "np.sqrt(q.shape[-1])", "1.5"))
     model, said = bert(), []
     ids = {"input_ids": batch()["input_ids"][:1]}
-    expected = model(**ids, output_attentions=True).attentions
+    with replace_op("attention", ops.attention_forward, ops.attention_backward):  # its twin rounds otherwise
+        expected = model(**ids, output_attentions=True).attentions
     with found.in_place():
         drawn = recipe._attentions(model, ids, said.append)
         assert model(**ids, output_attentions=True).attentions == ()
