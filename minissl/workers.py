@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from contextvars import ContextVar, copy_context
 from itertools import pairwise
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from minissl.backend import Array
 
@@ -51,6 +51,14 @@ class Workers:
             meanwhile()
         wait(futures)
         return [future.result() for future in futures]
+
+    def __enter__(self) -> Self:
+        """The threads, for a block at whose end they are closed."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close them, whatever the block came to."""
+        self.close()
 
     def close(self) -> None:
         """End the threads and give BLAS its own back."""

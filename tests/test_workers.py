@@ -134,6 +134,18 @@ def test_evaluations_and_trainers_may_end_in_any_order():
     assert blas_threads() == before
 
 
+def test_a_block_gives_blas_its_threads_back_whatever_it_comes_to():
+    before = blas_threads()
+
+    def work(i):
+        assert blas_threads() == [1] * len(before)
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"), Workers(2) as workers:
+        workers.map(work, 2)
+    assert blas_threads() == before
+
+
 def test_an_error_in_a_share_is_raised_and_leaves_nothing_behind():
     before = blas_threads()
 

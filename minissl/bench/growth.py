@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from minissl.bench.step import bert_batch, training_step
-from minissl.bench.turns import times_in_turn
-from minissl.errors import InputError
+from minissl.bench.turns import check_rounds, times_in_turn
 from minissl.files import write_json
 from minissl.models.bert import BertConfig, BertForPreTraining
-from minissl.workers import available_cores
 
 NUMBERS, PICTURE = "growth.json", "growth.png"
 
@@ -46,9 +44,7 @@ class Growth(NamedTuple):
 
 def measure(rounds: int, threads: int, say: Callable[[str], None]) -> list[Growth]:
     """Time every setting, the values of one letter in turn. Raises InputError for fewer than one round."""
-    if rounds < 1 or threads < 0:
-        raise InputError(f"--rounds {rounds}, --threads {threads}: expected 1 round or more, 0 threads or more")
-    threads = threads or available_cores()
+    threads = check_rounds(rounds, threads)
     counts = [2**i for i in range(threads.bit_length()) if 2**i <= threads]
     found = []
     for letter, values in [*VALUES.items(), ("threads", tuple(counts))]:

@@ -21,6 +21,11 @@ def check_options(preset: str, presets: Iterable[str], rounds: int, threads: int
     """Return the number of threads, where 0 asks for one a core. Raises InputError for what cannot be run."""
     if preset not in presets:
         raise InputError(f"--preset {preset}: expected one of {', '.join(presets)}")
+    return check_rounds(rounds, threads)
+
+
+def check_rounds(rounds: int, threads: int) -> int:
+    """The part of `check_options` that knows no preset."""
     if rounds < 1 or threads < 0:
         raise InputError(
             f"--rounds {rounds}, --threads {threads}: expected 1 round or more, 0 threads (all cores) or more"

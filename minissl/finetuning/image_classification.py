@@ -104,11 +104,8 @@ def fine_tune(
 
     hidden = np.zeros(0)
     if frozen:
-        workers = Workers(options.threads)
-        try:
+        with Workers(options.threads) as workers:
             hidden = encode(model.vit, train, scale, workers).class_token
-        finally:
-            workers.close()
     learner: Any = FrozenImageEncoder(model) if frozen else model
     better = "stopping" if edge else "accuracy"
     return finetune(learner, options, batches, evaluate, better=better, landmarks=landmarks)

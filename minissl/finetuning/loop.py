@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minissl.errors import InputError
+from minissl.errors import InputError, require_values
 from minissl.training.adamw import AdamW
 from minissl.training.loop import Interrupted, interruption
 from minissl.training.trainer import Batch, NonFiniteError, StepRecord, Trainer, TrainingOptions
@@ -46,9 +46,7 @@ class FinetuneOptions:
             ("seed", self.seed >= 0, "0 or more"),
             ("threads", self.threads >= 1, "1 or more"),
         ]
-        for name, fits, what in expected:
-            if not fits:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)!r}: expected {what}")
+        require_values(self, expected)
 
     def training(self, steps: int) -> TrainingOptions:
         """What the trainer is told, for a run of so many steps."""

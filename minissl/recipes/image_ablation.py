@@ -325,10 +325,8 @@ def measure_arm(parts: tuple[Letters, Letters], name: str, seed: int, steps: int
 def run_ablation(parts: tuple[Letters, Letters], steps: int = ARM_STEPS, seeds: int = SEEDS) -> list[Measured]:
     """Every arm with every seed, as many at a time as there are cores."""
     jobs = [(name, seed) for name in ARMS for seed in range(seeds)]
-    workers = Workers(available_cores())
-    measured = workers.map(lambda i: measure_arm(parts, *jobs[i], steps), len(jobs))
-    workers.close()
-    return measured
+    with Workers(available_cores()) as workers:
+        return workers.map(lambda i: measure_arm(parts, *jobs[i], steps), len(jobs))
 
 
 def probe(model: ViTMAEForPreTraining, parts: tuple[Letters, Letters]) -> float:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minissl.backend import Array
-from minissl.errors import InputError
+from minissl.errors import InputError, require_values
 from minissl.files import write_json, write_whole
 from minissl.finetuning.baselines import majority
 from minissl.finetuning.image_classification import Augmentation, classes_of, fine_tune, predict
@@ -59,9 +59,7 @@ class ImageOptions:
             ("interpolate", not self.interpolate or bool(self.model), "beside --model: a fresh encoder fits"),
             ("crop", self.crop is None or self.crop >= 0, "0 or more pixels"),
         ]
-        for name, fits, what in expected:
-            if not fits:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)!r}: expected {what}")
+        require_values(self, expected)
 
     def augmentation(self, images: Images) -> Augmentation:
         """What training images of this size go through. Raises InputError for a crop as large as they are."""
@@ -149,11 +147,8 @@ def train_arm(
         model, parts.train.take(rows), parts.heldout if watched is None else watched, encoder.scale, training,
         augmentation=augmentation, frozen=frozen, landmarks=landmarks,
     )  # fmt: skip
-    workers = Workers(training.threads)
-    try:
+    with Workers(training.threads) as workers:
         probabilities = predict(model, parts.heldout, encoder.scale, workers)
-    finally:
-        workers.close()
     said = probabilities.argmax(axis=1)
     return ImageArm(model, epochs, probabilities, confusion_matrix(classes_of(parts.heldout), said, len(parts.classes)))
 

@@ -124,10 +124,7 @@ def _probe(material: ImageMaterial, rows: Array, threads: int) -> float:
     """Accuracy of a linear probe on the frozen encoder, as `minissl probe` has it."""
     parts, encoder = material
     train, model = parts.train.take(rows), encoder.model(0)
-    workers = Workers(threads)
-    try:
+    with Workers(threads) as workers:
         known, asked = (encode(model, images, encoder.scale, workers).both for images in (train, parts.heldout))
-    finally:
-        workers.close()
     said = LinearProbe(len(parts.classes)).fit(known, classes_of(train)).predict(asked).argmax(axis=1)
     return float((said == classes_of(parts.heldout)).mean())

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minissl.backend import DEVICES, Array
-from minissl.errors import InputError
+from minissl.errors import InputError, require_values
 from minissl.files import write_json
 from minissl.models.mae import ViTMAEConfig, ViTMAEForPreTraining
 from minissl.models.vit import ViTConfig, ViTForMaskedImageModeling
@@ -29,7 +29,6 @@ from minissl.recipes.session import (
     open_folder,
     peak_memory_mb,
     require_types,
-    require_values,
     shared_work,
     sum_over,
     threads_for,

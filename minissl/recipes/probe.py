@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from minissl.backend import Array
-from minissl.errors import InputError
+from minissl.errors import require_values
 from minissl.files import write_json
 from minissl.finetuning.baselines import majority
 from minissl.finetuning.image_classification import classes_of, encode
@@ -51,9 +51,7 @@ class ProbeOptions:
             ("seeds", bool(self.seeds) and min(self.seeds) >= 0, "numbers from 0, such as 0 1 2"),
             ("threads", self.threads >= 1, "1 or more"),
         ]
-        for name, fits, what in expected:
-            if not fits:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)!r}: expected {what}")
+        require_values(self, expected)
 
 
 def probe(options: ProbeOptions, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -64,11 +62,8 @@ def probe(options: ProbeOptions, out: Path, say: Callable[[str], None]) -> dict[
     began = time.perf_counter()
     with RunFolder.kept_if_done(out, {"probe": asdict(options)}) as folder:
         material = load_material(options.data, options.image_size, options.model, options.interpolate)
-        workers = Workers(options.threads)
-        try:
+        with Workers(options.threads) as workers:
             metrics = _probe(options, material, workers, folder.path, say)
-        finally:
-            workers.close()
         metrics["seconds"] = round(time.perf_counter() - began, 2)
         write_json(folder.path / METRICS, metrics)
     return metrics

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minissl.errors import InputError
+from minissl.errors import InputError, require_values
 from minissl.files import write_json
 from minissl.finetuning.loop import Epoch, FinetuneOptions, finetune
 from minissl.finetuning.reading import Reading, Reply, TrainingWindows, reply
@@ -64,9 +64,7 @@ class AnsweringOptions:
             ("texts", not self.texts or self.span_pretraining > 0, "them beside --span-pretraining, which reads them"),
             ("from_scratch", bool(self.model) or not self.from_scratch, "it beside --model, whose sizes it takes"),
         ]
-        for name, fits, what in expected:
-            if not fits:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)!r}: expected {what}")
+        require_values(self, expected)
 
     @property
     def reading(self) -> Reading:
@@ -281,11 +279,8 @@ def read_all(
 ) -> list[list[Reply]]:  # fmt: skip
     """The best answers to each question."""
     windows = reading.windows([(q.text, q.context) for q in questions], tokenizer)
-    workers = Workers(threads)
-    try:
+    with Workers(threads) as workers:
         return reply(model, windows, reading, workers)
-    finally:
-        workers.close()
 
 
 def report(metrics: dict[str, Any], folder: Path) -> str:

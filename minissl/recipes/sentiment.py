@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minissl.backend import Array
-from minissl.errors import InputError
+from minissl.errors import InputError, require_values
 from minissl.files import write_json, write_whole
 from minissl.finetuning.baselines import BagOfWords, majority
 from minissl.finetuning.classification import Rows, Special, encode, fine_tune, predict, special
@@ -57,9 +57,7 @@ class SentimentOptions:
             ("word_dropout", 0 <= self.word_dropout < 1, "a share, 0 or more and below 1"),
             ("frozen", not (self.frozen and self.from_scratch), "not beside --from-scratch: nothing was learnt yet"),
         ]
-        for name, fits, what in expected:
-            if not fits:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)!r}: expected {what}")
+        require_values(self, expected)
 
 
 class Arm(NamedTuple):
@@ -142,11 +140,8 @@ def train_arm(
         model, material.train.take(rows), material.heldout, material.ids, training, word_dropout=word_dropout,
         frozen=frozen, landmarks=landmarks,
     )  # fmt: skip
-    workers = Workers(training.threads)
-    try:
+    with Workers(training.threads) as workers:
         probabilities = predict(model, material.heldout, material.ids, workers)
-    finally:
-        workers.close()
     said = probabilities.argmax(axis=1)
     return Arm(model, epochs, probabilities, confusion_matrix(material.heldout.classes, said, len(names)))
 

@@ -30,13 +30,6 @@ def require_types(options: Any) -> None:
             raise InputError(f"{f.name} is {value!r}, expected something like {f.default!r}")
 
 
-def require_values(options: Any, expected: list[tuple[str, bool, str]]) -> None:
-    """Raise InputError for the first (field, whether its value fits, what is expected) that does not fit."""
-    for name, fits, what in expected:
-        if not fits:
-            raise InputError(f"--{name.replace('_', '-')} {getattr(options, name)!r}: expected {what}")
-
-
 def not_settings(folder: RunFolder, error: Exception) -> InputError:
     """The error for a run's settings that are none."""
     return InputError(f"{folder.path}/{SETTINGS}: not the settings of this version of minissl ({error})")

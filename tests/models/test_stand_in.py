@@ -66,6 +66,8 @@ BATCHES = {
     ViTMAEForPreTraining: {**IMAGES, "noise": RNG.random((B, N))},
 }  # fmt: skip
 
+HMM = ["--data", "hmm", "--steps", "5", "--batch-size", "4", "--seq-len", "12", "--save-every", "2"]
+
 
 def model(kind, dtype="float64"):
     return kind(CONFIGS.get(kind, CONFIG), seed=1, dtype=dtype)
@@ -114,22 +116,7 @@ def test_training_steps_with_dropout_are_those_of_the_host(cupy):
 
 def test_the_command_pretrains_evaluates_and_resumes_on_the_device(cupy, quick):
     """The whole of `minissl pretrain --device cuda`, and the same run on the host."""
-    options = [
-        "--data",
-        "hmm",
-        "--steps",
-        "5",
-        "--batch-size",
-        "4",
-        "--seq-len",
-        "12",
-        "--save-every",
-        "2",
-        "--threads",
-        "1",
-        "--dropout",
-        "0.1",
-    ]
+    options = [*HMM, "--threads", "1", "--dropout", "0.1"]
     for device in ("cpu", "cuda"):
         assert main(["pretrain", *options, "--device", device, "--out", device]) == 0
     host, moved = (json.loads(Path(folder, "metrics.json").read_text()) for folder in ("cpu", "cuda"))
@@ -152,20 +139,7 @@ def test_images_pretrain_on_the_device(cupy, quick, monkeypatch, objective):
 
 
 def test_a_run_on_the_device_goes_on_from_its_checkpoint(cupy, quick, monkeypatch):
-    options = [
-        "--data",
-        "hmm",
-        "--steps",
-        "5",
-        "--batch-size",
-        "4",
-        "--seq-len",
-        "12",
-        "--save-every",
-        "2",
-        "--device",
-        "cuda",
-    ]
+    options = [*HMM, "--device", "cuda"]
     assert main(["pretrain", *options, "--out", "whole"]) == 0
     step = Trainer.train_step
 
