@@ -6,6 +6,8 @@
 
 Twins give the reference's results in less time and are used where they apply; `reference_ops()` or the environment's
 `MINISSL_KERNELS=off` switches them all off. `replace_op` puts a pair of one's own in an op's place.
+
+A `Fused` is neighbouring ops that a twin may run as one, which saves passes over memory.
 """
 
 from __future__ import annotations
@@ -49,17 +51,62 @@ class Op:
 
     def forward(self, x: Array, *args: Any) -> tuple[Array, OpCache]:
         """Run the chosen forward and keep its backward beside its cache."""
-        pair = _replaced.get(self.name)
-        if pair is None:
-            pair = self.reference
-            if _switch["twins"]:
-                pair = _twins.get((self.name, array_module(x).__name__), pair)
+        pair = _replaced.get(self.name) or _twin(self.name, x) or self.reference
         y, cache = pair.forward(x, *args)
         return y, OpCache(pair.backward, cache)
 
     def backward(self, dy: Array | float, cache: OpCache) -> Any:
         """Run the backward that belongs to the forward that was called."""
         return cache.backward(dy, cache.cache)
+
+
+class Fused:
+    """Neighbouring ops as one: a twin where there is one and no part is replaced, or else the ops one by one."""
+
+    def __init__(self, name: str, parts: list[Op], unfused: Pair):
+        self.name = name
+        self.parts = parts
+        self.unfused = unfused
+
+    def forward(self, x: Array, *args: Any) -> tuple[Array, OpCache]:
+        """As `Op.forward`; what `Op.backward` of any part makes of the cache is the backward of them all."""
+        replaced = any(part.name in _replaced for part in self.parts)
+        pair = self.unfused if replaced else _twin(self.name, x) or self.unfused
+        y, cache = pair.forward(x, *args)
+        return y, OpCache(pair.backward, cache)
+
+    def backward(self, dy: Array, cache: OpCache) -> Any:
+        """Run the backward that belongs to the forward that was called."""
+        return cache.backward(dy, cache.cache)
+
+
+def chain(first: Op, second: Op) -> Fused:
+    """Return second(first(…)) as one; of `second` nothing but the first's result has a gradient."""
+
+    def forward(*args: Any) -> tuple[Array, tuple[OpCache, OpCache]]:
+        h, first_cache = first.forward(*args)
+        y, second_cache = second.forward(h)
+        return y, (first_cache, second_cache)
+
+    def backward(dy: Array, caches: tuple[OpCache, OpCache]) -> Any:
+        return first.backward(second.backward(dy, caches[1]), caches[0])
+
+    return Fused(f"{first.name}_{second.name}", [first, second], Pair(forward, backward))
+
+
+def dropout_add() -> Fused:
+    """Return y = residual + dropout(x), called with (x, residual, rate, rng). Backward gives dx; dresidual is dy."""
+    dropout = op("dropout")
+
+    def forward(x: Array, residual: Array, rate: float, rng: Any) -> tuple[Array, OpCache]:
+        y, cache = dropout.forward(x, rate, rng)
+        return residual + y, cache
+
+    return Fused("dropout_add", [dropout], Pair(forward, dropout.backward))
+
+
+def _twin(name: str, x: Array) -> Pair | None:
+    return _twins.get((name, array_module(x).__name__)) if _switch["twins"] else None
 
 
 def op(name: str) -> Op:

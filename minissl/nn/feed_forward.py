@@ -32,10 +32,9 @@ def activation(name: str) -> Any:
 
 
 class FeedForwardCache(NamedTuple):
-    """The caches of the three steps."""
+    """The caches of both products; the first one's has its activation's too."""
 
     up: Any
-    act: Any
     down: Any
 
 
@@ -49,13 +48,11 @@ class FeedForward(Module):
 
     def forward(self, x: Array) -> tuple[Array, FeedForwardCache]:
         """x (…, D) -> y (…, D)."""
-        h, up_cache = self.up.forward(x)  # (…, F)
-        h, act_cache = self.act.forward(h)
+        h, up_cache = self.up.forward(x, self.act)  # (…, F)
         y, down_cache = self.down.forward(h)
-        return y, FeedForwardCache(up_cache, act_cache, down_cache)
+        return y, FeedForwardCache(up_cache, down_cache)
 
     def backward(self, dy: Array, cache: FeedForwardCache, grads: Grads) -> Array:
         """dy (…, D) -> dx (…, D)."""
         dh = self.down.backward(dy, cache.down, grads)
-        dh = self.act.backward(dh, cache.act)
         return self.up.backward(dh, cache.up, grads)

@@ -13,13 +13,14 @@ import numpy as np
 
 from minissl.backend import Array, array_module
 from minissl.errors import InputError
-from minissl.kernels import op
+from minissl.kernels import Op, chain, dropout_add, op
 from minissl.nn.module import Grads, Module, Param
 
 linear = op("linear")
 embedding = op("embedding")
 layer_norm = op("layer_norm")
 dropout = op("dropout")
+add_dropped = dropout_add()
 
 
 class Blueprint:
@@ -133,9 +134,10 @@ class Linear(Module):
         weight = self.weight.data
         return array_module(weight).zeros(len(weight), weight.dtype) if self.bias is None else self.bias.data
 
-    def forward(self, x: Array) -> tuple[Array, Any]:
-        """x (…, d_in) -> y (…, d_out)."""
-        return linear.forward(x, self.weight.data, self.shift())
+    def forward(self, x: Array, act: Op | None = None) -> tuple[Array, Any]:
+        """x (…, d_in) -> y (…, d_out), and where an activation is given, act(y): one op in two, and one cache."""
+        run = linear if act is None else chain(linear, act)
+        return run.forward(x, self.weight.data, self.shift())
 
     def backward(self, dy: Array, cache: Any, grads: Grads) -> Array:
         """dy (…, d_out) -> dx (…, d_in)."""
@@ -187,11 +189,18 @@ class Dropout(Module):
     def __init__(self, rate: float):
         self.rate = rate
 
-    def forward(self, x: Array, rng: np.random.Generator | None = None) -> tuple[Array, Any]:
-        """x -> x · keep/(1 - rate), or x itself without an rng."""
+    def forward(
+        self, x: Array, rng: np.random.Generator | None = None, residual: Array | None = None
+    ) -> tuple[Array, Any]:
+        """x -> x · keep/(1 - rate), or x itself without an rng; where a residual is given, that plus it.
+
+        Of the sum, `backward` gives dx; dresidual is dy itself.
+        """
         if rng is None or self.rate == 0:
-            return x, None
-        return dropout.forward(x, self.rate, rng)
+            return x if residual is None else residual + x, None
+        if residual is None:
+            return dropout.forward(x, self.rate, rng)
+        return add_dropped.forward(x, residual, self.rate, rng)
 
     def backward(self, dy: Array, cache: Any, grads: Grads | None = None) -> Array:
         """dy -> dy · keep/(1 - rate), or dy itself where nothing was dropped; `grads` is every module's, and unused."""

@@ -50,19 +50,17 @@ class TransformerLayer(Module):
         if self.pre_norm:
             h, attention_norm = self.attention_norm.forward(x)
             h, attention = self.attention.forward(h, mask, rng)
-            h, attention_dropout = self.dropout.forward(h, rng)
-            a = x + h
+            a, attention_dropout = self.dropout.forward(h, rng, x)
             h, output_norm = self.output_norm.forward(a)
             h, feed_forward = self.feed_forward.forward(h)
-            h, output_dropout = self.dropout.forward(h, rng)
-            y = a + h
+            y, output_dropout = self.dropout.forward(h, rng, a)
         else:
             h, attention = self.attention.forward(x, mask, rng)
-            h, attention_dropout = self.dropout.forward(h, rng)
-            a, attention_norm = self.attention_norm.forward(x + h)
+            h, attention_dropout = self.dropout.forward(h, rng, x)
+            a, attention_norm = self.attention_norm.forward(h)
             h, feed_forward = self.feed_forward.forward(a)
-            h, output_dropout = self.dropout.forward(h, rng)
-            y, output_norm = self.output_norm.forward(a + h)
+            h, output_dropout = self.dropout.forward(h, rng, a)
+            y, output_norm = self.output_norm.forward(h)
         return y, TransformerLayerCache(
             attention, attention_dropout, attention_norm, feed_forward, output_dropout, output_norm
         )
@@ -93,12 +91,11 @@ class TransformerLayer(Module):
         h, attention_norm = self.attention_norm.forward(x)
         queries, taken = gather_patches.forward(h, asked)
         h, attention = self.attention.forward(queries, None, rng, memory=h)
-        h, attention_dropout = self.dropout.forward(h, rng)
-        a = gather_patches.forward(x, asked)[0] + h
+        a, attention_dropout = self.dropout.forward(h, rng, gather_patches.forward(x, asked)[0])
         h, output_norm = self.output_norm.forward(a)
         h, feed_forward = self.feed_forward.forward(h)
-        h, output_dropout = self.dropout.forward(h, rng)
-        return a + h, TransformerLayerCache(
+        y, output_dropout = self.dropout.forward(h, rng, a)
+        return y, TransformerLayerCache(
             attention, attention_dropout, attention_norm, feed_forward, output_dropout, output_norm, taken
         )
 

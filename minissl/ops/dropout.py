@@ -21,13 +21,14 @@ def draw_keep(shape: tuple[int, ...], rate: float, rng: np.random.Generator, xp:
     """Draw which entries stay: 16 random bits each, so the rate is rounded to 1/65536 and the scale fits it exactly.
 
     The bits are drawn on the host, four entries to a 64-bit word, and moved: one seed means one mask on any device.
+    Words come in fours, as counter-based generators (Salmon et al. 2011) make them, so that a device can make its own.
 
     Raises InputError for a rate outside 0 ≤ rate < 1.
     """
     if not 0 <= rate < 1:
         raise InputError(f"dropout: rate {rate} given, expected 0 ≤ rate < 1 (the share that is dropped, not kept)")
     size = int(np.prod(shape))
-    words = rng.integers(0, 2**64 - 1, -(-size // 4), dtype=np.uint64, endpoint=True)
+    words = rng.integers(0, 2**64 - 1, 4 * -(-size // 16), dtype=np.uint64, endpoint=True)
     dropped = min(round(rate * LEVELS), LEVELS - 1)
     keep = (words.view(np.uint16)[:size] >= dropped).reshape(shape)
     return DropoutCache(xp.asarray(keep), LEVELS / (LEVELS - dropped))
