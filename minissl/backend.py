@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+import math
 import sys
-from collections.abc import Callable
-from typing import Any, Protocol, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -101,6 +105,157 @@ def on_device(x: Array, device: str) -> Array:
 def to_number(x: Any) -> float:
     """A single number on the host. From a device this waits until it is computed, so it comes last in a step."""
     return float(to_host(x))
+
+
+PRECISIONS = ("float32", "tf32", "float16", "bfloat16")
+
+_precision: ContextVar[str] = ContextVar("precision", default="float32")
+
+
+def require_precision(name: str, like: Array) -> None:
+    """Refuse a precision of products that does not exist, or that weights such as `like` cannot be trained in.
+
+    Raises InputError: a name not in PRECISIONS; anything but "float32" for NumPy's arrays or for weights that are not
+    float32; "bfloat16" where `ml_dtypes`, which gives NumPy that type, is missing.
+    """
+    if name not in PRECISIONS:
+        raise InputError(f"precision {name!r}: expected one of {', '.join(PRECISIONS)}")
+    if name == "float32":
+        return
+    if array_module(like).__name__ == "numpy":
+        raise InputError(f"precision {name!r}: only a GPU multiplies faster in it; leave it out, or use device 'cuda'")
+    if like.dtype != np.float32:
+        raise InputError(f"precision {name!r}: expected a model in float32, got {like.dtype}; weights stay in float32")
+    if name == "bfloat16":
+        try:
+            import ml_dtypes  # noqa: F401  (NumPy knows the type by its name from then on)
+        except ImportError as error:
+            raise InputError("precision 'bfloat16': ml_dtypes is missing; pip install 'minissl[gpu]'") from error
+
+
+@contextmanager
+def product_precision(name: str, like: Array) -> Iterator[None]:
+    """Let `bmm` multiply a device's float32 matrices in this precision until the block ends.
+
+    Only what is multiplied is rounded: to 11 bits by "tf32" and "float16" (which also ends at 65504), to 8 by
+    "bfloat16". Sums, results and everything but products stay in float32. Threads of `Workers` do as their caller.
+    Raises what `require_precision` raises.
+    """
+    require_precision(name, like)
+    token = _precision.set(name)
+    try:
+        yield
+    finally:
+        _precision.reset(token)
+
+
+def bmm(a: Array, b: Array, scale: float = 1.0) -> Array:
+    """Return scale · a b, C-contiguous (…, m, n), for a (…, m, k) and b (…, k, n); one of them may be a single matrix.
+
+    On a device this is one call of cuBLAS, which reads a stack of matrices where it lies if rows or columns are
+    contiguous and one stride leads from each matrix to the next. So a transposed view costs no copy; heads sliced from
+    (B, T, H, K), which take two strides, cost one. float32 is multiplied as `product_precision` says; float16 and
+    bfloat16 have their products summed, and returned, in float32.
+    Raises InputError for shapes that do not fit, for integers on a device, and where a and b are in different places.
+    """
+    batch = a.shape[:-2] or b.shape[:-2]
+    if min(a.ndim, b.ndim) < 2 or a.shape[-1] != b.shape[-2] or not {a.shape[:-2], b.shape[:-2]} <= {(), batch}:
+        raise InputError(f"product of {a.shape} and {b.shape}: expected (…, m, k) and (…, k, n); is one transposed?")
+    if array_module(a) is not array_module(b):
+        raise InputError("product of an array on the host and one on the device: move one of them to the other")
+    if array_module(a).__name__ == "numpy":
+        y: Array = np.matmul(a, b, order="C")
+        return y if scale == 1 else np.multiply(y, scale, out=y)
+    factor_type = np.result_type(a.dtype, b.dtype)
+    if factor_type == np.float32 and _precision.get() in ("float16", "bfloat16"):
+        factor_type = np.dtype(_precision.get())
+    if factor_type.name not in _CUDA_TYPES:
+        raise InputError(f"product of {a.dtype} and {b.dtype}: expected float16, bfloat16, float32 or float64")
+    total_type = np.dtype(np.float64 if factor_type == np.float64 else np.float32)
+    cublas = _cublas()
+    if cublas is None:
+        a, b = (x.astype(factor_type, copy=False).astype(total_type, copy=False) for x in (a, b))
+        return cast(Array, a @ b * scale)
+    return _cublas_product(cublas, a, b, scale, factor_type, total_type)
+
+
+# CUDA's own numbers: cudaDataType_t, cublasComputeType_t and cublasGemmAlgo_t.
+_CUDA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
+_COMPUTE_TYPES = {"float32": 68, "float64": 70}
+_TF32 = 77  # CUBLAS_COMPUTE_32F_FAST_TF32
+_DEFAULT_ALGORITHM = -1
+
+
+def _cublas() -> Any:
+    """CuPy's binding of cuBLAS, which is private: None in a version that has not what `bmm` calls."""
+    try:
+        from cupy_backends.cuda.libs import cublas
+    except ImportError:
+        return None
+    return cublas if hasattr(cublas, "gemmStridedBatchedEx") else None
+
+
+def _cublas_product(
+    cublas: Any, a: Array, b: Array, scale: float, factor_type: np.dtype[Any], total_type: np.dtype[Any]
+) -> Array:
+    import cupy
+
+    batch, m, k, n = a.shape[:-2] or b.shape[:-2], *a.shape[-2:], b.shape[-1]
+    y = cupy.empty((*batch, m, n), total_type)
+    if y.size == 0 or k == 0:
+        return cast(Array, cupy.zeros(y.shape, total_type))
+    left, right = _factor(a, factor_type), _factor(b, factor_type)
+    number = ctypes.c_double if total_type == np.float64 else ctypes.c_float
+    alpha, beta = number(scale), number(0)
+    tf32 = factor_type == np.float32 and _precision.get() == "tf32"
+    # cuBLAS stores by columns. To it our rows are the columns of the transpose, so it is given yᵀ = bᵀ aᵀ.
+    cublas.gemmStridedBatchedEx(
+        cupy.cuda.get_cublas_handle(), int(right.by_columns), int(left.by_columns), n, m, k, ctypes.addressof(alpha),
+        right.array.data.ptr, _CUDA_TYPES[factor_type.name], right.leading, right.stride,
+        left.array.data.ptr, _CUDA_TYPES[factor_type.name], left.leading, left.stride, ctypes.addressof(beta),
+        y.data.ptr, _CUDA_TYPES[total_type.name], n, m * n, math.prod(batch),
+        _TF32 if tf32 else _COMPUTE_TYPES[total_type.name], _DEFAULT_ALGORITHM,
+    )  # fmt: skip
+    return cast(Array, y)
+
+
+class _Factor(NamedTuple):
+    """A stack of matrices for cuBLAS; strides count numbers, not bytes."""
+
+    array: Any  # holds the memory
+    by_columns: bool  # columns are contiguous, not rows
+    leading: int  # from one row (or column) to the next
+    stride: int  # from one matrix to the next
+
+
+def _factor(x: Array, dtype: np.dtype[Any]) -> _Factor:
+    """`x` as it lies in memory, where cuBLAS can read that and the type is right; a copy elsewhere, rows still rows."""
+    found = _layout(x) if x.dtype == dtype else None
+    if found is not None:
+        return _Factor(x, *found)
+    if x.strides[-2] < x.strides[-1]:
+        copied = x.swapaxes(-1, -2).astype(dtype, order="C").swapaxes(-1, -2)
+    else:
+        copied = x.astype(dtype, order="C")
+    return _Factor(copied, *cast(tuple[bool, int, int], _layout(copied)))
+
+
+def _layout(x: Array) -> tuple[bool, int, int] | None:
+    """The last three of `_Factor`, or None for what cuBLAS cannot read: gaps both ways, or several batch strides."""
+    *batch, rows, columns = x.shape
+    *steps, down, across = (step // x.dtype.itemsize for step in x.strides)
+    stride, count = 0, 1
+    for size, step in zip(reversed(batch), reversed(steps), strict=True):
+        if size == 1:
+            continue
+        if step < 0 or (count > 1 and step != stride * count):
+            return None
+        stride, count = (step if count == 1 else stride), count * size
+    if across == 1 and down >= columns:
+        return False, down, stride
+    if down == 1 and across >= rows:
+        return True, across, stride
+    return None
 
 
 def require_ids(

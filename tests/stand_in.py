@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import sys
 from contextlib import contextmanager
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+
+import stand_in_cublas
 
 CALLS: set[tuple[str, str, int, tuple[str, ...]]] = set()  # ("function" or "method", name, arguments, keywords)
 
@@ -130,6 +132,11 @@ class ndarray:
     @property
     def T(self) -> ndarray:
         return ndarray(self._host.T)
+
+    @property
+    def data(self) -> Any:
+        """The memory; what reads it by its pointer is told its bounds."""
+        return SimpleNamespace(ptr=stand_in_cublas.pointer(self._host))
 
     @property
     def flags(self) -> Any:
@@ -252,18 +259,22 @@ def library() -> ModuleType:
     for name in _FUNCTIONS:
         setattr(module, name, _function(name))
     module.__dict__.update(ndarray=ndarray, add=_Add(), asarray=_asarray, asnumpy=back)
+    module.cuda = SimpleNamespace(get_cublas_handle=lambda: stand_in_cublas.HANDLE)
     return module
 
 
 @contextmanager
 def in_place_of_cupy() -> Any:
-    """Let `array_module` find the stand-in where it looks for CuPy."""
-    before = sys.modules.get("cupy")
-    sys.modules["cupy"] = library()
+    """Let `array_module` find the stand-in where it looks for CuPy, and `bmm` its cuBLAS."""
+    libraries = {"cupy": library(), "cupy_backends.cuda.libs": ModuleType("cupy_backends.cuda.libs")}
+    libraries["cupy_backends.cuda.libs"].cublas = stand_in_cublas
+    before = {name: sys.modules.get(name) for name in libraries}
+    sys.modules.update(libraries)
     try:
-        yield sys.modules["cupy"]
+        yield libraries["cupy"]
     finally:
-        if before is None:
-            del sys.modules["cupy"]
-        else:
-            sys.modules["cupy"] = before
+        for name, module in before.items():
+            if module is None:
+                del sys.modules[name]
+            else:
+                sys.modules[name] = module

@@ -1,7 +1,9 @@
 """CuPy's own names and signatures, without a device: every call that ops, models and a training step make fits them."""
 
+import importlib.util
 import inspect
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import pytest
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed (extra: gpu)")
 
 import stand_in  # noqa: E402
-from minissl import BertForPreTraining  # noqa: E402
+import stand_in_cublas  # noqa: E402
+from minissl import BertForPreTraining, backend  # noqa: E402
 from minissl.backend import ArrayLibrary  # noqa: E402
 from minissl.bench.step import bert_batch  # noqa: E402
 from minissl.gradcheck.cases import op_cases  # noqa: E402
@@ -72,3 +75,18 @@ def test_every_name_of_the_array_library_is_cupys():
     names = [name for name in ArrayLibrary.__annotations__ if name != "__name__"]
     assert len(names) > 15
     assert [name for name in names if not hasattr(cupy, name)] == []
+
+
+def test_the_product_of_cublas_takes_what_bmm_gives_it():
+    """Read in the binding's own file: to import it takes cuBLAS, which a machine without a GPU has no use for."""
+    binding = Path(importlib.util.find_spec("cupy_backends.cuda.libs").origin).parent
+    (file,) = binding.glob("cublas.*.so")
+    line = re.search(rb"\0gemmStridedBatchedEx\(([^)]*)\)", file.read_bytes()).group(1).decode()
+    names = [parameter.split()[-1] for parameter in line.split(", ")]
+    assert names == list(inspect.signature(stand_in_cublas.gemmStridedBatchedEx).parameters)
+
+
+def test_the_types_of_products_are_cudas():
+    runtime = {"float32": "CUDA_R_32F", "float64": "CUDA_R_64F", "float16": "CUDA_R_16F", "bfloat16": "CUDA_R_16BF"}
+    assert {name: getattr(cupy.cuda.runtime, code) for name, code in runtime.items()} == backend._CUDA_TYPES
+    assert callable(cupy.cuda.get_cublas_handle)
