@@ -102,6 +102,11 @@ def on_device(x: Array, device: str) -> Array:
         raise InputError(f"device 'cuda': CuPy finds no GPU to work on ({error}); minissl info says more") from error
 
 
+def require_device(device: str) -> None:
+    """Raise InputError, as `on_device` does, before anything is begun that would need the device."""
+    on_device(np.zeros(1), device)
+
+
 def to_number(x: Any) -> float:
     """A single number on the host. From a device this waits until it is computed, so it comes last in a step."""
     return float(to_host(x))

@@ -117,7 +117,7 @@ def _reported(report: Callable[[dict[str, Any], Path], str], metrics: dict[str, 
 def _fill(a: argparse.Namespace) -> int:
     from minissl.recipes.fill import fill
 
-    for number, guesses in enumerate(fill(a.folder, a.text, a.best), start=1):
+    for number, guesses in enumerate(fill(a.folder, a.text, a.best, a.device), start=1):
         print(f"[MASK] {number}: " + ", ".join(f"{g.word} {g.probability:.1%}" for g in guesses))
     return 0
 
@@ -221,7 +221,7 @@ def _ask(a: argparse.Namespace) -> int:
     from minissl.recipes.answers import ask, read_passage
 
     passage = a.passage if a.file is None else read_passage(a.file)
-    for probability, answer in ask(a.folder, a.question, passage, a.best):
+    for probability, answer in ask(a.folder, a.question, passage, a.best, a.device):
         print(f"{probability:6.1%}  {answer}")
     return 0
 
@@ -359,7 +359,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--learning-rate", type=float, help="its peak, after the warm-up")
     p.add_argument("--warmup", type=float, help="share of the steps over which the learning rate rises")
     p.add_argument("--dropout", type=float, help="share that dropout drops, in hidden states and attention")
-    p.add_argument("--device", help="cpu (the default), or cuda, an NVIDIA GPU (extra: gpu)")
+    _add_device(p)
     p.add_argument("--save-every", type=int, help="steps between checkpoints")
     p.add_argument("--whole-word", action="store_true", help="mask whole words")
     p.add_argument("--no-nsp", dest="nsp", action="store_false", help="masked words alone, no next sentence prediction")
@@ -386,12 +386,15 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--labels-per-class", type=int, metavar="N", help="learn from N images of each class alone")
     p.add_argument("--seeds", type=int, nargs="+", metavar="SEED", help="one run for each (default: 0)")
     p.add_argument("--threads", type=int, help="how many share the work (default: one for each core)")
+    _add_device(p)
     p.add_argument("--out", default=None, help="the folder of the result (default: runs/probe-1, -2, …)")
 
     p = command("fill", _fill, "Guess masked words.", 'minissl fill runs/docs-1 "Names refer to [MASK]."')
     p.add_argument("folder", help="a run's folder, one that Hugging Face wrote, or a model's name there")
     p.add_argument("text", help="text with [MASK] in place of words")
     p.add_argument("--best", type=int, default=5, help="how many words to show for each mask (default 5)")
+    _add_device(p)
+    p.set_defaults(device="cpu")
 
     p = command(
         "ask", _ask, "Answer a question from a passage.", 'minissl ask runs/qa-1 "Who came?" --passage "Ada came."'
@@ -402,6 +405,8 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--passage", metavar="TEXT", help="the passage itself")
     source.add_argument("--file", type=Path, default=None, help="a UTF-8 text file that holds it")
     p.add_argument("--best", type=int, default=3, help="how many answers to show (default 3)")
+    _add_device(p)
+    p.set_defaults(device="cpu")
 
     p = command("exercise", _exercise, "Exercises that check themselves.", "minissl exercise start")
     _add_exercise_actions(p)
@@ -471,7 +476,7 @@ def _add_image_pretraining(p: argparse.ArgumentParser, ratio: float) -> None:
     )
     p.add_argument("--seed", type=int, help="fixes everything that is random (default 0)")
     p.add_argument("--threads", type=int, help="how many share a step (default: one for each core)")
-    p.add_argument("--device", help="cpu (the default), or cuda, an NVIDIA GPU (extra: gpu)")
+    _add_device(p)
     p.add_argument("--save-every", type=int, help="steps between checkpoints")
     p.add_argument("--out", default=None, help="the new folder of the run (default: runs/DATA-1, -2, …)")
     p.add_argument("--resume", default=None, metavar="DIR", help="go on with an interrupted run")
@@ -615,6 +620,10 @@ def _add_image_training(p: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_device(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--device", help="cpu (the default), or cuda, an NVIDIA GPU (extra: gpu)")
+
+
 def _add_word_dropout(p: argparse.ArgumentParser) -> None:
     p.add_argument("--word-dropout", type=float, help="share of the words that [MASK] stands for in a training pass")
 
@@ -634,6 +643,7 @@ def _add_training(p: argparse.ArgumentParser) -> None:
         help="stop once N passes were no better on a part of the training data, and keep the best (default: do not)",
     )
     p.add_argument("--threads", type=int, help="how many share a step (default: one for each core)")
+    _add_device(p)
 
 
 MUSEUM_ACTIONS = {

@@ -16,6 +16,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
+def cupy():
+    """The device's array library, where minissl looks for CuPy: the strict stand-in."""
+    from stand_in import in_place_of_cupy
+
+    with in_place_of_cupy() as library:
+        yield library
+
+
+@pytest.fixture
 def quick(monkeypatch, tmp_path):
     """Whole runs in a moment: no pictures, a few held-out rows, and a fresh working directory."""
     monkeypatch.chdir(tmp_path)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, to_host
 from minissl.finetuning.batches import bucketed, padded
 from minissl.finetuning.frozen import FrozenEncoder
 from minissl.finetuning.loop import Epoch, FinetuneOptions, finetune
@@ -121,7 +121,7 @@ def predict(model: BertForSequenceClassification, rows: Rows, ids: Special, work
 
     def work(i: int) -> Array:
         batch = inputs(rows, parts[i], ids)
-        scores: Array = model(batch["input_ids"], batch["attention_mask"]).logits
+        scores: Array = to_host(model(batch["input_ids"], batch["attention_mask"]).logits)
         return scores
 
     scores = workers.map(work, len(parts))

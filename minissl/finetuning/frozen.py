@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from minissl.backend import Array, to_number
+from minissl.backend import Array, beside, to_host, to_number
 from minissl.models.bert import BertModel
 from minissl.models.bert_heads import BertForSequenceClassification
 from minissl.models.labels import asked_classes, classify_backward, classify_forward
@@ -28,9 +28,9 @@ class FrozenEncoder(Module):
 
     @staticmethod
     def features(model: BertForSequenceClassification, batch: Batch) -> Array:
-        """Evaluate the encoder: the hidden state of [CLS], (B, 1, D)."""
-        hidden: Array = model.bert(batch["input_ids"], batch["attention_mask"]).last_hidden_state
-        return hidden[:, :1]
+        """Evaluate the encoder: the hidden state of [CLS], (B, 1, D), on the host."""
+        hidden: Array = to_host(model.bert(batch["input_ids"], batch["attention_mask"]).last_hidden_state[:, :1])
+        return hidden
 
     def counts(self, batch: Batch) -> dict[str, int]:
         """What the loss divides by."""
@@ -41,10 +41,11 @@ class FrozenEncoder(Module):
     ) -> dict[str, float]:
         """As the whole model's, from `hidden` (B, 1, D) up; what the head says to the encoder is not passed on."""
         asked = self.task.asked({"labels": batch["labels"]}, batch["hidden"].shape[:2], counts)
+        hidden, asked = beside((batch["hidden"], asked), self.pooler.dense.weight.data)
         encoder = cast(BertModel, self)  # a task asks the encoder for its pooler alone
-        losses, cache = self.task.forward(encoder, batch["hidden"], asked, rng)
+        losses, cache = self.task.forward(encoder, hidden, asked, rng)
         self.task.backward(encoder, 1.0, cache, grads)
-        return {name: float(loss) for name, loss in losses.items()}
+        return {name: to_number(loss) for name, loss in losses.items()}
 
 
 class FrozenImageEncoder(Module):
@@ -62,8 +63,10 @@ class FrozenImageEncoder(Module):
         self, batch: Batch, counts: dict[str, int], grads: Grads, rng: np.random.Generator | None
     ) -> dict[str, float]:
         """As the whole model's, from `hidden` (B, D) up; what the head says to the encoder is not passed on."""
-        logits, linear_cache = self.classifier.forward(batch["hidden"])
-        asked = asked_classes("labels", batch["labels"], self.classes, (len(logits),), counts["classification"])
+        rows = (len(batch["hidden"]),)
+        asked = asked_classes("labels", batch["labels"], self.classes, rows, counts["classification"])
+        hidden, asked = beside((batch["hidden"], asked), self.classifier.weight.data)
+        logits, linear_cache = self.classifier.forward(hidden)
         loss, cache = classify_forward(logits, asked)
         self.classifier.backward(classify_backward(1.0, cache), linear_cache, grads)
         return {"classification": to_number(loss)}

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, to_host
 from minissl.errors import InputError
 from minissl.finetuning.frozen import FrozenImageEncoder
 from minissl.finetuning.loop import Epoch, FinetuneOptions, finetune
@@ -104,7 +104,7 @@ def fine_tune(
 
     hidden = np.zeros(0)
     if frozen:
-        with Workers(options.threads) as workers:
+        with Workers(options.working_threads) as workers:
             hidden = encode(model.vit, train, scale, workers).class_token
     learner: Any = FrozenImageEncoder(model) if frozen else model
     better = "stopping" if edge else "accuracy"
@@ -119,7 +119,7 @@ def shuffled(n: int, batch_size: int, repeats: int, rng: np.random.Generator) ->
 
 def predict(model: ViTForImageClassification, images: Images, scale: PixelScale, workers: Workers) -> Array:
     """p(class | image), (n, C), in float64."""
-    logits = np.concatenate(_in_parts(lambda inputs: model(inputs).logits, images, scale, workers))
+    logits = np.concatenate(_in_parts(lambda inputs: to_host(model(inputs).logits), images, scale, workers))
     probabilities: Array = softmax_forward(logits.astype(np.float64))[0]
     return probabilities
 
@@ -141,11 +141,11 @@ class Features(NamedTuple):
 
 
 def encode(encoder: ViTModel, images: Images, scale: PixelScale, workers: Workers) -> Features:
-    """Features of images, with every patch in sight."""
+    """Features of images, with every patch in sight, on the host."""
 
-    def work(inputs: Array) -> tuple[Array, Array]:
+    def work(inputs: Array) -> Any:
         hidden = encoder(inputs).last_hidden_state
-        return hidden[:, 0], hidden[:, 1:].mean(axis=1)
+        return to_host((hidden[:, 0], hidden[:, 1:].mean(axis=1)))
 
     class_token, patches = zip(*_in_parts(work, images, scale, workers), strict=True)
     return Features(np.concatenate(class_token), np.concatenate(patches))

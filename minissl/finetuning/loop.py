@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from minissl.backend import require_device
 from minissl.errors import InputError, require_values
 from minissl.training.adamw import AdamW
 from minissl.training.loop import Interrupted, interruption
@@ -18,7 +19,7 @@ from minissl.workers import Workers, available_cores
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """How to fine-tune. `layer_decay` is each layer's learning rate as a share of the next one's above it.
+    """How to fine-tune, and on which device. `layer_decay` is each layer's learning rate as a share of the next one's.
 
     With `patience` P, training ends once P passes in a row have brought nothing better, and the best pass's weights are
     kept; without, the last pass's are.
@@ -33,6 +34,7 @@ class FinetuneOptions:
     patience: int = 0
     seed: int = 0
     threads: int = field(default_factory=available_cores)
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         expected: list[tuple[str, bool, str]] = [
@@ -47,10 +49,16 @@ class FinetuneOptions:
             ("threads", self.threads >= 1, "1 or more"),
         ]
         require_values(self, expected)
+        require_device(self.device)
+
+    @property
+    def working_threads(self) -> int:
+        """How many share the work: a device needs only one."""
+        return self.threads if self.device == "cpu" else 1
 
     def training(self, steps: int) -> TrainingOptions:
         """What the trainer is told, for a run of so many steps."""
-        threads = min(self.threads, self.batch_size)
+        threads = min(self.working_threads, self.batch_size)
         adamw = AdamW(weight_decay=self.weight_decay)
         return TrainingOptions(steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw)
 

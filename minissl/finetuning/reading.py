@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, to_host
 from minissl.errors import InputError
 from minissl.finetuning.batches import bucketed
 from minissl.ops import softmax_forward
@@ -90,7 +90,7 @@ def reply(model: Any, windows: Windows, reading: Reading, workers: Workers | Non
         taken = inputs(windows, batches[i])
         out = model(**taken)
         for side, logits in zip(scores, (out.start_logits, out.end_logits), strict=True):
-            side[batches[i], : logits.shape[1]] = logits
+            side[batches[i], : logits.shape[1]] = to_host(logits)
 
     if workers is None:
         for i in range(len(batches)):

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, Self, cast, overload
 
 import numpy as np
 
-from minissl.backend import Array, beside, on_device, to_host
+from minissl.backend import Array, array_module, beside, on_device, require_device, to_host
 from minissl.checkpoint import SHARDS, WEIGHTS, Checkpoint, some
 from minissl.errors import InputError
 from minissl.files import read_json, write_arrays, write_json
@@ -142,7 +142,7 @@ class PreTrainedModel(Module):
                     f"{type(self).__name__}: {key} has shape {shape}, the config expects {param.data.shape}"
                 )
         for alias, key in self.aliases.items():
-            if alias in weights and not np.array_equal(weights[alias], weights[key], equal_nan=True):
+            if alias in weights and not np.array_equal(to_host(weights[alias]), to_host(weights[key]), equal_nan=True):
                 raise InputError(f"{type(self).__name__}: {alias} differs from {key}, to which it is tied here")
         for key, param in params.items():
             param.data[...] = beside(np.asarray(to_host(weights[key])), param.data)
@@ -155,13 +155,18 @@ class PreTrainedModel(Module):
         return self
 
     def to(self, device: str) -> Self:
-        """Move every weight to "cpu" or "cuda", in place; inputs then follow by themselves once they are checked.
+        """Move every weight to "cpu" or "cuda", in place. Inputs stay NumPy's: they follow once they are checked.
 
         Raises InputError for another device, and where there is no GPU or no CuPy.
         """
         for _, param in self.named_parameters():
             param.data = on_device(param.data, device)
         return self
+
+    @property
+    def device(self) -> str:
+        """Where the weights are: "cpu" or "cuda"."""
+        return "cpu" if isinstance(next(self.named_parameters())[1].data, np.ndarray) else "cuda"
 
     def named_gradients(self, grads: Grads) -> dict[str, Array]:
         """Hugging Face state-dict key -> gradient; tied weights have one gradient under each of their keys."""
@@ -170,20 +175,20 @@ class PreTrainedModel(Module):
     @overload
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | os.PathLike[str], dtype: str = ..., *, seed: int = ...,
+        cls, name_or_folder: str | os.PathLike[str], dtype: str = ..., *, device: str = ..., seed: int = ...,
         ignore_mismatched_sizes: bool = ..., output_loading_info: Literal[False] = ..., **changes: Any,
     ) -> Self: ...  # fmt: skip
 
     @overload
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | os.PathLike[str], dtype: str = ..., *, seed: int = ...,
+        cls, name_or_folder: str | os.PathLike[str], dtype: str = ..., *, device: str = ..., seed: int = ...,
         ignore_mismatched_sizes: bool = ..., output_loading_info: Literal[True], **changes: Any,
     ) -> tuple[Self, dict[str, Any]]: ...  # fmt: skip
 
     @classmethod
     def from_pretrained(
-        cls, name_or_folder: str | os.PathLike[str], dtype: str = "float32", *, seed: int = 0,
+        cls, name_or_folder: str | os.PathLike[str], dtype: str = "float32", *, device: str = "cpu", seed: int = 0,
         ignore_mismatched_sizes: bool = False, output_loading_info: bool = False, **changes: Any,
     ) -> Self | tuple[Self, dict[str, Any]]:  # fmt: skip
         """Read a folder with `config.json` and `model.safetensors` (or its shards), or a model by name (see `hub`).
@@ -193,9 +198,11 @@ class PreTrainedModel(Module):
         The base model reads the file of a model with a head, and the reverse. `changes` are fields of the config.
 
         Raises InputError where a file is missing or damaged, no weight in it is the model's, a tied weight is there
-        twice with other numbers, or a shape differs; with `ignore_mismatched_sizes` that weight is drawn anew.
+        twice with other numbers, or a shape differs; with `ignore_mismatched_sizes` that weight is drawn anew. And for
+        a `device` as `to` does.
         """
         check_dtype(dtype)
+        require_device(device)
         folder = find_folder(name_or_folder, WEIGHTS, ["config.json", SHARDS])
         config = cls.config_class.from_pretrained(folder, **changes)
         with Checkpoint(folder) as checkpoint:
@@ -204,10 +211,14 @@ class PreTrainedModel(Module):
             report = load(model, plan, checkpoint, ignore_mismatched_sizes)
         if report.message:
             warnings.warn(f"{cls.__name__} from {folder}: {report.message}", stacklevel=2)
+        model.to(device)
         return (model, report.as_dict()) if output_loading_info else model
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors`, each whole or not at all; Hugging Face opens the folder."""
+        """Write `config.json` and `model.safetensors`, each whole or not at all; Hugging Face opens the folder.
+
+        The model stays where it is; from a device its weights are copied to the host.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {key: param.data for key, param in self.named_parameters()}
@@ -247,7 +258,15 @@ def check_dtype(dtype: str) -> None:
 
 
 def as_array(name: str, values: Any, slip: str = "pad them (the tokenizer's padding=True)") -> Array:
-    """Return the values as an array. Raises InputError for rows of different lengths."""
+    """Return the values as an array of the host's, where all inputs are checked before a model moves them.
+
+    Raises InputError for rows of different lengths, and for an array on a device.
+    """
+    if array_module(values).__name__ != "numpy":
+        raise InputError(
+            f"{name}: an array on the GPU given, expected NumPy's, for inputs are checked on the host; give "
+            f"{name}.get(), and a model on the GPU moves it there itself"
+        )
     try:
         return np.asarray(values)
     except ValueError as error:

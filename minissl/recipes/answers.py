@@ -141,16 +141,19 @@ def read_passage(path: Path) -> str:
         raise InputError(f"{path}: is not UTF-8 (byte {error.start}); save it as UTF-8") from error
 
 
-def ask(folder: str | os.PathLike[str], question: str, passage: str, best: int = 3) -> list[tuple[float, str]]:
+def ask(
+    folder: str | os.PathLike[str], question: str, passage: str, best: int = 3, device: str = "cpu"
+) -> list[tuple[float, str]]:
     """The `best` answers that the model in `folder` finds in a passage: probability, and the answer where it stands.
 
-    Raises InputError for an empty question or passage, `best` < 1, and a folder without a model that answers.
+    Raises InputError for an empty question or passage, `best` < 1, a folder without a model that answers, and a device
+    that is not there.
     """
     if best < 1:
         raise InputError(f"--best {best}: expected 1 or more")
     if not question.strip() or not passage.strip():
         raise InputError("the question or the passage is empty; give both")
-    model, tokenizer, answers = load_reader(folder)
+    model, tokenizer, answers = load_reader(folder, device=device)
     if not answers:
         raise InputError(f"{folder}: this model has not learnt to answer; train it with minissl finetune qa --model")
     reading = Reading(length=min(Reading.length, model.config.max_position_embeddings))

@@ -44,8 +44,8 @@ def load_model(
     """Read a model of one kind and its tokenizer, from a folder or by its name at Hugging Face (see `hub`).
 
     Also says whether the file held the part whose keys begin with `fresh`. That part may be lacking, and is then new;
-    `changes` are fields of the config. Raises InputError for a run that has not ended, a file without the whole
-    encoder, and a vocabulary that is not the model's.
+    `changes` are fields of the config, or the `device`. Raises InputError for a run that has not ended, a file without
+    the whole encoder, and a vocabulary that is not the model's.
     """
     if Path(folder, SETTINGS).is_file() and not Path(folder, METRICS).is_file():
         raise InputError(f"{folder}: this run has not ended; let it end before something is built on it")

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minissl.backend import to_host
 from minissl.errors import InputError
 from minissl.models.bert import BertForPreTraining
 from minissl.ops import softmax_forward
@@ -23,12 +24,12 @@ class Guess(NamedTuple):
     probability: float
 
 
-def fill(model: str | os.PathLike[str], text: str, best: int = 5) -> list[list[Guess]]:
+def fill(model: str | os.PathLike[str], text: str, best: int = 5, device: str = "cpu") -> list[list[Guess]]:
     """Return, for each [MASK] in the text, the `best` words with their probabilities, most likely first.
 
     `model` is a run's folder, one that Hugging Face wrote, or a model's name there (see `hub`).
     Raises InputError for `best` < 1, a folder without a finished model, without its head or with another's vocabulary,
-    and a text without [MASK] or longer than the model takes.
+    a text without [MASK] or longer than the model takes, and a device that is not there.
     """
     if best < 1:
         raise InputError(f"--best {best}: expected 1 or more")
@@ -37,7 +38,7 @@ def fill(model: str | os.PathLike[str], text: str, best: int = 5) -> list[list[G
     tokenizer = BertTokenizer.from_pretrained(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a file without next sentence prediction is as good
-        reader, loading = BertForPreTraining.from_pretrained(model, output_loading_info=True)
+        reader, loading = BertForPreTraining.from_pretrained(model, device=device, output_loading_info=True)
     if any(key.startswith("cls.predictions.") for key in loading["missing_keys"]):
         raise InputError(f"{model}: this model has no head that guesses masked words; was it fine-tuned on a task?")
     return guess(reader, tokenizer, text, best)
@@ -56,7 +57,7 @@ def guess(model: BertForPreTraining, tokenizer: BertTokenizer, text: str, best: 
     masked = np.flatnonzero(inputs["input_ids"][0] == tokenizer.mask_token_id)
     if not masked.size:
         raise InputError(f"no [MASK] in {text!r}; put [MASK], in capitals, where a word is to be guessed")
-    logits = model(**inputs).prediction_logits[0, masked].astype(np.float64)  # (M, V)
+    logits = to_host(model(**inputs).prediction_logits)[0, masked].astype(np.float64)  # (M, V)
     p, _ = softmax_forward(logits)
     order = np.argsort(-p, axis=-1, kind="stable")[:, :best]
     words = [tokenizer.convert_ids_to_tokens([int(i) for i in row]) for row in order]

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, to_host
 from minissl.errors import InputError, require_values
 from minissl.files import write_json, write_whole
 from minissl.finetuning.baselines import majority
@@ -143,14 +143,16 @@ def train_arm(
     """
     parts, encoder = material
     model = encoder.classifier(parts.classes, training.seed, dropout=dropout, from_scratch=from_scratch)
+    model.to(training.device)
     epochs = fine_tune(
         model, parts.train.take(rows), parts.heldout if watched is None else watched, encoder.scale, training,
         augmentation=augmentation, frozen=frozen, landmarks=landmarks,
     )  # fmt: skip
-    with Workers(training.threads) as workers:
+    with Workers(training.working_threads) as workers:
         probabilities = predict(model, parts.heldout, encoder.scale, workers)
     said = probabilities.argmax(axis=1)
-    return ImageArm(model, epochs, probabilities, confusion_matrix(classes_of(parts.heldout), said, len(parts.classes)))
+    confusion = confusion_matrix(classes_of(parts.heldout), said, len(parts.classes))
+    return ImageArm(model.to("cpu"), epochs, probabilities, confusion)
 
 
 def finetune_image(
@@ -256,7 +258,7 @@ def draw_attention(encoder: Any, material: ImageMaterial, path: Path) -> None:
     labels = classes_of(heldout)
     first = [int(np.flatnonzero(labels == c)[0]) for c in np.unique(labels)[:ATTENTION_IMAGES]]
     images = heldout.take(first)
-    weights = encoder(material.encoder.scale.apply(images.pixels), output_attentions=True).attentions[-1]
+    weights = to_host(encoder(material.encoder.scale.apply(images.pixels), output_attentions=True).attentions[-1])
     maps = weights[:, :, 0, 1:].reshape(*weights.shape[:2], *material.encoder.config.grid)
     rescale = 1 / 255 if images.pixels.dtype == np.uint8 else 1.0
     names = [material.parts.classes[c] for c in labels[first]]

@@ -86,7 +86,7 @@ def image_label_efficiency(
             marks = pixel_marks(parts, rows)
             commonest = marks.majority
             tuned, fresh = _compare(material, rows, options.dropout, augmentation, replace(training, seed=seed))
-            probed = _probe(material, rows, training.threads)
+            probed = _probe(material, rows, training)
             for name, score in zip(NAMES, (tuned, fresh, marks.raw_pixels, probed), strict=True):
                 scores[name].setdefault(str(count), []).append(score)
         say(f"{count:,} of each class: " + said(scores, count))
@@ -120,11 +120,11 @@ def _compare(
     return accuracy(tuned.confusion), accuracy(fresh.confusion)
 
 
-def _probe(material: ImageMaterial, rows: Array, threads: int) -> float:
+def _probe(material: ImageMaterial, rows: Array, training: FinetuneOptions) -> float:
     """Accuracy of a linear probe on the frozen encoder, as `minissl probe` has it."""
     parts, encoder = material
-    train, model = parts.train.take(rows), encoder.model(0)
-    with Workers(threads) as workers:
+    train, model = parts.train.take(rows), encoder.model(0).to(training.device)
+    with Workers(training.working_threads) as workers:
         known, asked = (encode(model, images, encoder.scale, workers).both for images in (train, parts.heldout))
     said = LinearProbe(len(parts.classes)).fit(known, classes_of(train)).predict(asked).argmax(axis=1)
     return float((said == classes_of(parts.heldout)).mean())

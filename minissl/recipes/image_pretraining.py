@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minissl.backend import DEVICES, Array
+from minissl.backend import Array, require_device
 from minissl.errors import InputError, require_values
 from minissl.files import write_json
 from minissl.models.mae import ViTMAEConfig, ViTMAEForPreTraining
@@ -113,9 +113,9 @@ class ImagePretrainOptions:
             ("seed", self.seed >= 0, "0 or more"),
             ("threads", self.threads >= 0, "0 (one for each core) or more"),
             ("save_every", self.save_every >= 1, "1 or more"),
-            ("device", self.device in DEVICES, f"one of {', '.join(DEVICES)}"),
         ]
         require_values(self, expected)
+        require_device(self.device)
 
     @classmethod
     def for_data(cls, **chosen: Any) -> ImagePretrainOptions:

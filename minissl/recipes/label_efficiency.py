@@ -73,7 +73,7 @@ def label_efficiency(
     model = options.model
     if not model:
         texts = options.texts or default_texts(data)
-        model = str(pretrain_for(texts, next_folder("label-efficiency"), say, options.steps))
+        model = str(pretrain_for(texts, next_folder("label-efficiency"), say, options.steps, training.device))
     material = load_material(data, Columns(), model)
     numbers = sorted({*options.labels, len(material.train.ids)})
     if numbers[-1] > len(material.train.ids):

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, require_device
 from minissl.errors import require_values
 from minissl.files import write_json
 from minissl.finetuning.baselines import majority
@@ -44,6 +44,7 @@ class ProbeOptions:
     labels_per_class: int = 0  # 0: all
     seeds: tuple[int, ...] = (0,)
     threads: int = field(default_factory=available_cores)
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         expected: list[tuple[str, bool, str]] = [
@@ -52,6 +53,7 @@ class ProbeOptions:
             ("threads", self.threads >= 1, "1 or more"),
         ]
         require_values(self, expected)
+        require_device(self.device)
 
 
 def probe(options: ProbeOptions, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -76,7 +78,7 @@ def _probe(
     train = [parts.train.take(rows_for(parts, options.labels_per_class, seed)) for seed in options.seeds]
     count, held = len(train[0].pixels), len(parts.heldout.pixels)
     say(f"{parts.name}: {count:,} labelled images, {held:,} held out; {len(parts.classes)} classes")
-    model = encoder.model(0)
+    model = encoder.model(0).to(options.device)
     scores: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in NAMES} for kind in KINDS}
     for seed, images in zip(options.seeds, train, strict=True):
         judged = judge(material, model, images, seed, workers)
@@ -101,7 +103,7 @@ def judge(
 ) -> dict[str, tuple[float, float]]:
     """Held-out accuracy of the linear probe and of nearest neighbours, on each of NAMES; `seed` draws the untrained."""
     parts, encoder = material
-    untrained = encoder.model(seed, from_scratch=True)
+    untrained = encoder.model(seed, from_scratch=True).to(model.device)
     made: list[Callable[[Images], Array]] = [
         lambda images: encode(model, images, encoder.scale, workers).both,
         lambda images: encode(untrained, images, encoder.scale, workers).both,

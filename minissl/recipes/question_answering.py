@@ -120,6 +120,7 @@ def _run(
     documents += [document.sentences for corpus in texts for document in (*corpus.train, *corpus.heldout)]
     model, tokenizer = _begin(options, documents, train, training.seed)
     size = sum(param.data.size for _, param in model.named_parameters())
+    model.to(training.device)
     say(f"{_origin(options)}: {size:,} weights, vocabulary {len(tokenizer):,}")
     seconds = {"preparation": time.perf_counter() - began}
 
@@ -134,12 +135,13 @@ def _run(
             f"the first token is found of {found['start']:.1%}, first and last of {found['both']:.1%}"
         )
     started = time.perf_counter()
-    model = with_dropout(model, options.dropout)
+    model = with_dropout(model, options.dropout).to(training.device)
     epochs = _finetune(options, training, model, tokenizer, data, landmarks, say)
     seconds["finetuning"] = time.perf_counter() - started
 
     started = time.perf_counter()
-    replies = read_all(model, tokenizer, heldout, options.reading, training.threads)
+    replies = read_all(model, tokenizer, heldout, options.reading, training.working_threads)
+    model.to("cpu")
     result = score(best_texts(heldout, replies), heldout)
     seconds["evaluation"] = time.perf_counter() - started
     say(shown_answers(heldout, replies))

@@ -95,9 +95,11 @@ def default_texts(data: str) -> tuple[str, ...]:
     return ("docs", *shared, data)
 
 
-def pretrain_for(texts: tuple[str, ...], out: Path, say: Callable[[str], None], steps: int = 0) -> Path:
+def pretrain_for(
+    texts: tuple[str, ...], out: Path, say: Callable[[str], None], steps: int = 0, device: str = "cpu"
+) -> Path:
     """Pre-train into the new folder `out`, as PRETRAINING says; return the folder."""
-    about = {**PRETRAINING, "data": "\n".join(texts)} | ({"steps": steps} if steps else {})
+    about = {**PRETRAINING, "data": "\n".join(texts), "device": device} | ({"steps": steps} if steps else {})
     say(pretraining_report(pretrain(PretrainOptions(**about), out, say), out))
     return out
 
@@ -136,14 +138,15 @@ def train_arm(
         head_start(model)  # as pre-training begins
     else:
         model.bert.load_state_dict(material.encoder.weights)
+    model.to(training.device)
     epochs = fine_tune(
         model, material.train.take(rows), material.heldout, material.ids, training, word_dropout=word_dropout,
         frozen=frozen, landmarks=landmarks,
     )  # fmt: skip
-    with Workers(training.threads) as workers:
+    with Workers(training.working_threads) as workers:
         probabilities = predict(model, material.heldout, material.ids, workers)
     said = probabilities.argmax(axis=1)
-    return Arm(model, epochs, probabilities, confusion_matrix(material.heldout.classes, said, len(names)))
+    return Arm(model.to("cpu"), epochs, probabilities, confusion_matrix(material.heldout.classes, said, len(names)))
 
 
 class Baselines(NamedTuple):

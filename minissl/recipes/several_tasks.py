@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, to_host
 from minissl.errors import InputError
 from minissl.files import write_json
 from minissl.finetuning.baselines import BagOfWords, majority
@@ -186,7 +186,8 @@ def _scores(model: BertForTasks, name: str, rows: Rows, ids: Special, workers: W
     def work(i: int) -> Array:
         batch = inputs(rows, parts[i], ids)
         encoded = model.bert(batch["input_ids"], batch["attention_mask"])
-        return model.tasks[name].answer(model.bert, encoded)["logits"]
+        logits: Array = to_host(model.tasks[name].answer(model.bert, encoded)["logits"])
+        return logits
 
     found = workers.map(work, len(parts))
     logits = np.empty((len(rows.ids), found[0].shape[1]))
@@ -217,7 +218,7 @@ def gradients_meet(model: BertForTasks, batches: dict[str, Batch]) -> Shared:
                 model.losses_and_backward(batches[name], counts, grads, None)
         finally:
             model.weights = kept
-        return np.concatenate([grads[param].ravel() for param in encoder]).astype(np.float64)
+        return np.concatenate([to_host(grads[param]).ravel() for param in encoder]).astype(np.float64)
 
     ones = dict.fromkeys(model.weights, 1.0)
     whole = gradient(list(batches), model.weights)
@@ -272,6 +273,7 @@ def _several_tasks(
     together, epochs = _train(data, names, options, training, steps)
     streams = passes(data, names, options, training, 1)(0)[0]
     shared = gradients_meet(together, dict(zip(names, streams, strict=True)))
+    together.to("cpu")
     scores = {name: {"together": epochs[-1].heldout[name], **marks[name]} for name in data.tasks}
     for name in data.tasks:
         _, alone = _train(data, [name], options, training, steps)
@@ -295,7 +297,7 @@ def _several_tasks(
 def _train(
     data: Together, names: Sequence[str], options: TasksOptions, training: FinetuneOptions, steps: int
 ) -> tuple[BertForTasks, list[Epoch]]:
-    model = build(data, names, options, training.seed)
+    model = build(data, names, options, training.seed).to(training.device)
     batches = passes(data, names, options, training, steps)
     first = next(name for name in names if name != MLM)
     epochs = finetune(model, training, batches, partial(evaluate, model, data), better=first)

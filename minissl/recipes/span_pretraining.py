@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, to_host
 from minissl.finetuning.batches import bucketed
 from minissl.finetuning.loop import Epoch, FinetuneOptions, finetune
 from minissl.finetuning.reading import EVALUATION_BATCH, Batch
@@ -90,7 +90,7 @@ def pretrain_on_spans(model: Any, task: SpanTask, options: FinetuneOptions) -> l
             asked = {name: a for name, a in heldout[i].items() if not name.endswith("positions")}
             out = model(**asked)
             start, end = (
-                np.where(asked["attention_mask"], logits, -np.inf).argmax(axis=1) == heldout[i][name]
+                np.where(asked["attention_mask"], to_host(logits), -np.inf).argmax(axis=1) == heldout[i][name]
                 for logits, name in ((out.start_logits, "start_positions"), (out.end_logits, "end_positions"))
             )
             return np.stack([start, start & end], axis=1)

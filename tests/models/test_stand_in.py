@@ -24,7 +24,7 @@ from minissl.errors import InputError
 from minissl.models.bert import BertConfig
 from minissl.models.bert_heads import BertForTokenClassification
 from minissl.training.trainer import Trainer, TrainingOptions
-from stand_in import back, in_place_of_cupy, ndarray
+from stand_in import back
 
 B, T, V, C = 3, 9, 50, 4
 CONFIG = BertConfig(
@@ -73,12 +73,6 @@ def model(kind, dtype="float64"):
     return kind(CONFIGS.get(kind, CONFIG), seed=1, dtype=dtype)
 
 
-@pytest.fixture
-def cupy():
-    with in_place_of_cupy() as library:
-        yield library
-
-
 @pytest.mark.parametrize("kind", BATCHES, ids=[kind.__name__ for kind in BATCHES])
 def test_loss_gradients_and_outputs_are_those_of_the_host(cupy, kind):
     host, device = model(kind), model(kind).to("cuda")
@@ -87,7 +81,7 @@ def test_loss_gradients_and_outputs_are_those_of_the_host(cupy, kind):
     device_loss, device_gradients = device.loss_and_grads(**batch)
     assert device_loss == pytest.approx(loss, rel=1e-12)
     for key, gradient in gradients.items():
-        assert isinstance(device_gradients[key], ndarray)
+        assert isinstance(device_gradients[key], cupy.ndarray)
         np.testing.assert_allclose(back(device_gradients[key]), gradient, rtol=1e-9, atol=1e-12, err_msg=key)
     expected, found = host(**batch), device(**batch)
     assert list(found) == list(expected)
@@ -155,6 +149,58 @@ def test_a_run_on_the_device_goes_on_from_its_checkpoint(cupy, quick, monkeypatc
     assert Path("run", "model.safetensors").read_bytes() == Path("whole", "model.safetensors").read_bytes()
 
 
+@pytest.mark.parametrize("kind", BATCHES, ids=[kind.__name__ for kind in BATCHES])
+def test_a_folder_is_read_onto_the_device_and_written_from_it(cupy, tmp_path, kind):
+    host = model(kind, "float32")
+    host.save_pretrained(tmp_path / "host")
+    device = kind.from_pretrained(tmp_path / "host", device="cuda")
+    assert (host.device, device.device) == ("cpu", "cuda")
+    assert all(isinstance(weight, cupy.ndarray) for weight in device.state_dict().values())
+    device.save_pretrained(tmp_path / "device")
+    assert device.device == "cuda"
+    for name in ("model.safetensors", "config.json"):
+        assert (tmp_path / "device" / name).read_bytes() == (tmp_path / "host" / name).read_bytes()
+    other = model(kind, "float32").to("cuda")
+    other.load_state_dict(device.state_dict())  # from the device, tied weights twice, and from the host
+    other.load_state_dict(host.state_dict())
+
+
+def test_moved_and_converted_in_either_order(cupy):
+    expected = model(BertForPreTraining).astype("float32").state_dict()
+    for converted in (
+        model(BertForPreTraining).astype("float32").to("cuda"),
+        model(BertForPreTraining).to("cuda").astype("float32"),
+    ):
+        assert converted.device == "cuda"
+        for key, weight in converted.state_dict().items():
+            np.testing.assert_array_equal(back(weight), expected[key], err_msg=key)
+
+
+@pytest.mark.parametrize("kind", BATCHES, ids=[kind.__name__ for kind in BATCHES])
+@pytest.mark.parametrize("where", ["cpu", "cuda"])
+def test_inputs_on_the_device_are_refused_with_what_to_do(cupy, kind, where):
+    bert = model(kind).to(where)
+    for name, array in BATCHES[kind].items():
+        batch = {**BATCHES[kind], name: cupy.asarray(array)}
+        for use in (bert.loss_and_grads, bert):
+            with pytest.raises(InputError, match=rf"^{name}: an array on the GPU given.*; give {name}\.get\(\)"):
+                use(**batch)
+
+
+def test_ids_are_checked_on_the_host_before_they_go(cupy):
+    """CuPy would wrap them."""
+    device = model(BertForPreTraining).to("cuda")
+    batch = BATCHES[BertForPreTraining]
+    for name, wrong in (("input_ids", V), ("token_type_ids", -1), ("labels", V + 3), ("next_sentence_label", 2)):
+        bad = batch[name].copy()
+        bad.reshape(-1)[0] = wrong
+        with pytest.raises(InputError, match=f"^{name}.*: {wrong} is outside"):
+            device.loss_and_grads(**{**batch, name: bad})
+    reader = model(BertForQuestionAnswering).to("cuda")
+    with pytest.raises(InputError, match=r"start_positions.*: -1 is outside"):
+        reader.loss_and_grads(**{**BATCHES[BertForQuestionAnswering], "start_positions": np.array([-1, 0, 1])})
+
+
 def test_a_model_comes_back_to_the_host_as_it_was(cupy):
     there_and_back = model(BertForPreTraining).to("cuda").to("cpu")
     for key, weight in model(BertForPreTraining).state_dict().items():
@@ -168,3 +214,5 @@ def test_a_device_that_is_not_there_is_one_line(monkeypatch, device, said):
     monkeypatch.setitem(sys.modules, "cupy", None)
     with pytest.raises(InputError, match=said):
         model(BertForMaskedLM).to(device)
+    with pytest.raises(InputError, match=said):  # before the folder is looked for
+        BertForMaskedLM.from_pretrained("nowhere", device=device)
