@@ -240,6 +240,10 @@ def _info(a: argparse.Namespace) -> int:
 
 
 def _bench(a: argparse.Namespace) -> int:
+    say = partial(print, flush=True)
+    threads, *more = a.threads
+    if more:
+        return _bench_by_threads(a, say)
     if a.mae:
         from minissl.bench.mae import compare
     else:
@@ -250,16 +254,28 @@ def _bench(a: argparse.Namespace) -> int:
                 "--out keeps the comparison of BERT's training step; leave it out beside --mae and --inference"
             )
         for preset in a.preset or ["fashion" if a.mae else "tiny"]:
-            print(compare(preset, a.rounds, a.threads), flush=True)
+            say(compare(preset, a.rounds, threads))
         return 0
     if a.growth:
         from minissl.bench import growth
 
-        growth.record(a.rounds, a.threads, a.out, partial(print, flush=True))
+        growth.record(a.rounds, threads, a.out, say)
         return 0
     from minissl.bench.record import record
 
-    record(a.preset or ["tiny"], a.rounds, a.threads, a.out, partial(print, flush=True))
+    record(a.preset or ["tiny"], a.rounds, threads, a.out, say)
+    return 0
+
+
+def _bench_by_threads(a: argparse.Namespace, say: Callable[[str], None]) -> int:
+    from minissl.bench import scaling
+
+    if a.mae or a.growth or a.out is not None:
+        raise InputError("--threads with several numbers compares BERT's step and --inference; leave the rest out")
+    for preset in a.preset or ["tiny"]:
+        if not a.inference:
+            say(scaling.shown(scaling.measure_step(preset, a.threads, a.rounds)))
+        say(scaling.shown(scaling.measure_evaluation(preset, a.threads, a.rounds)))
     return 0
 
 
@@ -306,6 +322,13 @@ class _Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"minissl: {message}; {self.prog} --help tells more\n")
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(number) for number in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a number, or several with commas such as 1,2") from None
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -431,7 +454,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     what = p.add_mutually_exclusive_group()
     what.add_argument("--inference", action="store_true", default=False, help="time evaluation, not a training step")
-    what.add_argument("--growth", action="store_true", default=False, help="minissl's own step by T, D, B and threads")
+    what.add_argument("--growth", action="store_true", default=False, help="minissl's own step by T, D and B")
     what.add_argument("--mae", action="store_true", default=False, help="time a masked autoencoder's training step")
     sizes = "tiny (the default), mini, small or base; with --mae fashion (the default), small or base"
     p.add_argument("--preset", nargs="+", default=None, help=sizes)
@@ -439,7 +462,10 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=None, metavar="DIR", help="keep the numbers and a picture in this folder"
     )
     p.add_argument("--rounds", type=int, default=20, help="timed runs of each (default 20)")
-    p.add_argument("--threads", type=int, default=0, help="threads of each (default: one for each core)")
+    p.add_argument(
+        "--threads", type=_whole_numbers, default=[0], metavar="N[,N…]",
+        help="threads of each (default: one for each core); 1,2 compares the two, step and evaluation",
+    )  # fmt: skip
 
     p = command("figures", _figures, "Draw the lessons' figures again.", "minissl figures lesson-3-depth --out figures")
     p.add_argument("names", nargs="*", metavar="NAME", default=[], help="which ones (default: all)")

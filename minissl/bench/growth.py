@@ -1,14 +1,16 @@
-"""How the time of minissl's training step grows: with the length T, the width D, the batch B, and fewer threads."""
+"""How the time of minissl's training step grows: with the length T, the width D and the batch B."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
-from minissl.bench.step import bert_batch, training_step
-from minissl.bench.turns import check_rounds, times_in_turn
+from minissl.bench.conditions import Conditions, cautions, conditions
+from minissl.bench.step import TrainingStep, bert_batch, training_step
+from minissl.bench.turns import as_json, check_rounds, times_in_turn
 from minissl.files import write_json
 from minissl.models.bert import BertConfig, BertForPreTraining
 
@@ -21,11 +23,11 @@ class Setting(NamedTuple):
     B: int = 32
     T: int = 64
     D: int = 128
-    threads: int = 0
+    threads: int = 1
 
 
 VALUES = {"T": (32, 64, 128, 256), "D": (64, 128, 256, 512), "B": (8, 16, 32, 64)}
-WHAT = {"T": "length T", "D": "width D", "B": "batch B", "threads": "threads"}
+WHAT = {"T": "length T", "D": "width D", "B": "batch B"}
 
 
 class Growth(NamedTuple):
@@ -42,34 +44,46 @@ class Growth(NamedTuple):
         return float((self.milliseconds[-1] / self.milliseconds[0]) ** (1 / steps)) if steps else 1.0
 
 
-def measure(rounds: int, threads: int, say: Callable[[str], None]) -> list[Growth]:
+class Growths(NamedTuple):
+    """The growth with each letter."""
+
+    threads: int
+    rounds: int
+    found: list[Growth]
+    conditions: Conditions
+
+
+def measure(rounds: int, threads: int, say: Callable[[str], None]) -> Growths:
     """Time every setting, the values of one letter in turn. Raises InputError for fewer than one round."""
     threads = check_rounds(rounds, threads)
-    counts = [2**i for i in range(threads.bit_length()) if 2**i <= threads]
+    before = conditions()
     found = []
-    for letter, values in [*VALUES.items(), ("threads", tuple(counts))]:
-        steps = {str(value): _step(Setting(threads=threads)._replace(**{letter: value})) for value in values}
-        times = times_in_turn(steps, rounds)
+    for letter, values in VALUES.items():
+        with ExitStack() as stack:
+            settings = {str(value): Setting(threads=threads)._replace(**{letter: value}) for value in values}
+            steps = {name: stack.enter_context(closing(_step(setting))) for name, setting in settings.items()}
+            times = times_in_turn(steps, rounds)
         found.append(Growth(letter, list(values), [1e3 * statistics.median(times[str(value)]) for value in values]))
         shown = ", ".join(f"{v} {ms:.1f} ms" for v, ms in zip(values, found[-1].milliseconds, strict=True))
         say(f"{WHAT[letter]}: {shown}; doubling it: × {found[-1].doubling:.2f}")
-    return found
+    return Growths(threads, rounds, found, before)
 
 
-def record(rounds: int, threads: int, out: Path | None, say: Callable[[str], None]) -> list[Growth]:
+def record(rounds: int, threads: int, out: Path | None, say: Callable[[str], None]) -> Growths:
     """`measure`, and the numbers with a picture in the folder `out`, where given."""
-    found = measure(rounds, threads, say)
+    growths = measure(rounds, threads, say)
+    say("\n".join([*growths.conditions.lines(), *cautions(growths.conditions, growths.threads)]))
     if out is not None:
         from minissl.plots.bench import plot_growth
 
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / NUMBERS, [one._asdict() for one in found])
-        plot_growth({WHAT[one.letter]: (one.values, one.milliseconds) for one in found}, out / PICTURE)
+        write_json(out / NUMBERS, as_json(growths))
+        plot_growth({WHAT[one.letter]: (one.values, one.milliseconds) for one in growths.found}, out / PICTURE)
         say(f"{out / NUMBERS}, {out / PICTURE}")
-    return found
+    return growths
 
 
-def _step(setting: Setting) -> Callable[[], float]:
+def _step(setting: Setting) -> TrainingStep:
     config = BertConfig(
         vocab_size=8192, hidden_size=setting.D, num_hidden_layers=2, num_attention_heads=max(1, setting.D // 64),
         intermediate_size=4 * setting.D,

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from minissl.bench.turns import check_options, import_torch, table, times_in_turn, versions
+from minissl.backend import Array
+from minissl.bench.conditions import conditions
+from minissl.bench.turns import Comparison, check_options, import_torch, shown, times_in_turn
 from minissl.errors import InputError
 from minissl.models.bert import PRESETS, BertConfig, BertModel
 
@@ -21,47 +23,56 @@ def compare(preset: str, rounds: int, threads: int) -> str:
 
     Raises InputError where PyTorch or transformers is missing, or the three do not compute the same hidden states.
     """
+    return shown(measure(preset, rounds, threads))
+
+
+def measure(preset: str, rounds: int, threads: int) -> Comparison:
+    """As `compare`, in numbers."""
     threads = check_options(preset, PRESETS, rounds, threads)
     torch, transformers = import_torch(threads)
-    model = BertModel(BertConfig(**PRESETS[preset]))
-    rows, length = SHAPES[preset]
-    rng = np.random.default_rng(0)
-    ids = rng.integers(5, model.config.vocab_size, (rows, length))
-    batch: dict[str, Any] = {
-        "input_ids": ids,
-        "attention_mask": np.ones_like(ids),
-        "token_type_ids": np.zeros_like(ids),
-    }
-    weights = {key: torch.tensor(weight) for key, weight in model.state_dict().items()}
-    tensors = {name: torch.tensor(array) for name, array in batch.items()}
-
-    def torch_run(attention: str) -> Callable[[], Any]:
-        config = transformers.BertConfig(**PRESETS[preset], attn_implementation=attention)
-        theirs = transformers.BertModel(config).eval()
-        theirs.load_state_dict(weights)
-
-        def run() -> Any:
-            with torch.inference_mode():
-                return theirs(**tensors).last_hidden_state.numpy()
-
-        return run
-
+    before = conditions()
+    model, batch = model_and_batch(preset)
     runs: dict[str, Callable[[], Any]] = {
         "minissl": lambda: model(**batch).last_hidden_state,
-        "PyTorch, sdpa": torch_run("sdpa"),
-        "PyTorch, eager": torch_run("eager"),
+        "PyTorch, sdpa": torch_run(torch, transformers, model, batch, "sdpa"),
+        "PyTorch, eager": torch_run(torch, transformers, model, batch, "eager"),
     }
     with threadpool_limits(threads, user_api="blas"):  # minissl works on as many threads as BLAS has
-        expected = runs["PyTorch, sdpa"]()
-        for name, run in runs.items():
-            error = np.abs(run() - expected).max() / np.abs(expected).max()
-            if not error <= TOLERANCE:
-                raise InputError(f"{name}: outputs differ by {error:.1e} of the largest, so nothing was timed")
+        agreed = check_outputs(runs, "PyTorch, sdpa")
         times = times_in_turn(runs, rounds)
-    return "\n".join(
-        [
-            f"BertModel {preset}, evaluation, batch {rows} × {length}, {threads} thread(s), float32",
-            *table(times),
-            versions(torch, transformers),
-        ]
-    )
+    rows, length = SHAPES[preset]
+    return Comparison("BertModel, evaluation", preset, f"{rows} × {length}", threads, agreed, times, before)
+
+
+def model_and_batch(preset: str) -> tuple[BertModel, dict[str, Any]]:
+    """A new model, and a full batch of random words."""
+    model = BertModel(BertConfig(**PRESETS[preset]))
+    ids = np.random.default_rng(0).integers(5, model.config.vocab_size, SHAPES[preset])
+    return model, {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+def torch_run(
+    torch: Any, transformers: Any, model: BertModel, batch: dict[str, Any], attention: str
+) -> Callable[[], Array]:
+    """Return the evaluation of Hugging Face's model with these weights, by one of its attentions."""
+    theirs = transformers.BertModel(
+        transformers.BertConfig(**model.config.to_dict(), attn_implementation=attention)
+    ).eval()
+    theirs.load_state_dict({key: torch.tensor(weight) for key, weight in model.state_dict().items()})
+    tensors = {name: torch.tensor(array) for name, array in batch.items()}
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return theirs(**tensors).last_hidden_state.numpy()
+
+    return run
+
+
+def check_outputs(runs: dict[str, Callable[[], Array]], reference: str) -> str:
+    """Say how far all outputs are from one side's. Raises InputError where that is more than rounding."""
+    expected = runs[reference]()
+    errors = {name: np.abs(run() - expected).max() / np.abs(expected).max() for name, run in runs.items()}
+    for name, error in errors.items():
+        if not error <= TOLERANCE:
+            raise InputError(f"{name}: outputs differ by {error:.1e} of the largest, so nothing was timed")
+    return f"outputs within {max(errors.values()):.0e} of the largest"

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
-from functools import partial
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
+from minissl.bench.conditions import conditions
 from minissl.bench.step import training_step
-from minissl.bench.turns import WARM_UP, check_options, import_torch, table, times_in_turn, torch_step, versions
+from minissl.bench.turns import (
+    WARM_UP,
+    Comparison,
+    check_options,
+    import_torch,
+    shown,
+    times_in_turn,
+    torch_step,
+)
 from minissl.errors import InputError
 from minissl.models.mae import ViTMAEConfig, ViTMAEForPreTraining
 
@@ -42,36 +51,39 @@ def compare(preset: str, rounds: int, threads: int) -> str:
 
     Raises InputError where PyTorch or transformers is missing, or their losses differ, over the first few steps too.
     """
+    return shown(measure(preset, rounds, threads))
+
+
+def measure(preset: str, rounds: int, threads: int) -> Comparison:
+    """As `compare`, in numbers."""
     threads = check_options(preset, PRESETS, rounds, threads)
     torch, transformers = import_torch(threads)
+    before = conditions()
     config = ViTMAEConfig(**PRESETS[preset])
     model = ViTMAEForPreTraining(config)
     batch = mae_batch(config, BATCHES[preset])
-    tensors = {name: torch.tensor(array) for name, array in batch.items()}
-    steps: dict[str, Callable[[], float]] = {}
+    rivals: dict[str, Callable[[], float]] = {}
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         for attention in ("sdpa", "eager"):
             theirs = transformers.ViTMAEForPreTraining.from_pretrained(folder, attn_implementation=attention)
-            for name in model.untrained():  # which from_pretrained makes trainable (transformers 5.24)
-                theirs.get_parameter(name).requires_grad_(False)
-            theirs.train()
-            steps[f"PyTorch, {attention}"] = torch_step(torch, theirs, partial(_loss_of, theirs, tensors))
-    steps = {"minissl": training_step(model, batch, threads), **steps}
-    for number in range(1, WARM_UP + 1):  # there is no dropout, so every side goes the same way
-        losses = {name: step() for name, step in steps.items()}
-        if max(losses.values()) - min(losses.values()) > TOLERANCE * losses["minissl"]:
-            raise InputError(f"step {number}: the losses differ, so nothing was timed: {losses}")
-    hidden = round(100 * config.mask_ratio)
-    return "\n".join(
-        [
-            f"MAE {preset}, batch {BATCHES[preset]} of {config.num_channels} × {config.size[0]} × {config.size[1]}, "
-            f"{hidden} % hidden, {threads} thread(s), float32; loss {losses['minissl']:.4f} after {WARM_UP} steps",
-            *table(times_in_turn(steps, rounds, warm_up=0)),
-            versions(torch, transformers),
-        ]
-    )
+            rivals[f"PyTorch, {attention}"] = torch_mae_step(torch, theirs, model, batch)
+    with closing(training_step(model, batch, threads)) as step:
+        steps: dict[str, Callable[[], float]] = {"minissl": step, **rivals}
+        for number in range(1, WARM_UP + 1):  # there is no dropout, so every side goes the same way
+            losses = {name: one() for name, one in steps.items()}
+            if not max(losses.values()) - min(losses.values()) <= TOLERANCE * losses["minissl"]:
+                raise InputError(f"step {number}: the losses differ, so nothing was timed: {losses}")
+        times = times_in_turn(steps, rounds, warm_up=0)
+    what = f"MAE training step, {config.mask_ratio:.0%} hidden"
+    shape = f"{BATCHES[preset]} of {config.num_channels} × {config.size[0]} × {config.size[1]}"
+    agreed = f"every side's loss {losses['minissl']:.4f} after {WARM_UP} steps"
+    return Comparison(what, preset, shape, threads, agreed, times, before)
 
 
-def _loss_of(theirs: Any, tensors: dict[str, Any]) -> Any:
-    return theirs(**tensors).loss
+def torch_mae_step(torch: Any, theirs: Any, model: ViTMAEForPreTraining, batch: dict[str, Any]) -> Callable[[], float]:
+    """Return the training step of Hugging Face's model, which trains what minissl's trains."""
+    for name in model.untrained():  # which from_pretrained makes trainable (transformers 5.24)
+        theirs.get_parameter(name).requires_grad_(False)
+    tensors = {name: torch.tensor(array) for name, array in batch.items()}
+    return torch_step(torch, theirs.train(), lambda: theirs(**tensors).loss)

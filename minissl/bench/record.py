@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from minissl.bench.step import Comparison, measure, shown
+from minissl.bench.step import measure
+from minissl.bench.turns import Comparison, as_json, shown
 from minissl.files import write_json
 
 NUMBERS, PICTURE = "bench.json", "bench.png"
@@ -23,7 +24,7 @@ def record(
         from minissl.plots.bench import plot_bench
 
         out.mkdir(parents=True, exist_ok=True)
-        write_json(out / NUMBERS, {one.preset: one._asdict() for one in found})
+        write_json(out / NUMBERS, {one.preset: as_json(one) for one in found})
         times = {f"{one.preset}, {one.batch}": one.times for one in found}
         title = f"A BERT training step on a CPU, {found[0].threads} threads"
         plot_bench(times, title, out / PICTURE)

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from contextlib import closing
+from typing import Any
 
 import numpy as np
 
 from minissl.backend import Array
-from minissl.bench.turns import LEARNING_RATE, check_options, import_torch, table, times_in_turn, torch_step, versions
+from minissl.bench.conditions import conditions
+from minissl.bench.turns import (
+    LEARNING_RATE,
+    Comparison,
+    check_options,
+    import_torch,
+    shown,
+    times_in_turn,
+    torch_step,
+)
 from minissl.errors import InputError
 from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
 from minissl.pretext.mlm import IGNORE, mask_tokens
@@ -20,10 +30,25 @@ TOLERANCE = 1e-4  # of the loss: float32's rounding
 SHAPES = {"tiny": (32, 64), "mini": (16, 128), "small": (8, 128), "base": (4, 128)}  # batch × length
 
 
-def training_step(model: Any, batch: dict[str, Array], threads: int = 0) -> Callable[[], float]:
+class TrainingStep:
+    """One whole step of training, on the same batch at every call."""
+
+    def __init__(self, model: Any, batch: dict[str, Array], threads: int):
+        self._trainer = Trainer(model, TrainingOptions(10**6, LEARNING_RATE, 0.0, threads=threads))
+        self._batch = batch
+
+    def __call__(self) -> float:
+        """Forward, losses, backward, clipping and AdamW; the sum of the losses."""
+        return sum(self._trainer.train_step([self._batch]).losses.values())
+
+    def close(self) -> None:
+        """End its threads and give BLAS its own back, which what is timed next may need."""
+        self._trainer.close()
+
+
+def training_step(model: Any, batch: dict[str, Array], threads: int = 0) -> TrainingStep:
     """Return a callable that runs one whole step (forward, losses, backward, clip, AdamW) and returns the loss."""
-    trainer = Trainer(model, TrainingOptions(10**6, LEARNING_RATE, 0.0, threads=threads or available_cores()))
-    return lambda: sum(trainer.train_step([batch]).losses.values())
+    return TrainingStep(model, batch, threads or available_cores())
 
 
 def bert_batch(config: BertConfig, rows: int, length: int, seed: int = 0) -> dict[str, Any]:
@@ -42,28 +67,12 @@ def bert_batch(config: BertConfig, rows: int, length: int, seed: int = 0) -> dic
     }
 
 
-class Comparison(NamedTuple):
-    """Seconds of every side in every round, minissl's first, and what was compared."""
-
-    preset: str
-    batch: str
-    threads: int
-    times: dict[str, list[float]]
-    versions: str
-
-
 def compare(preset: str, rounds: int, threads: int) -> str:
     """Time minissl's step beside its rivals in turn, A B C … A B C …; return a table of medians and ratios.
 
     Raises InputError where PyTorch or transformers is missing, or the sides do not compute the same losses.
     """
     return shown(measure(preset, rounds, threads))
-
-
-def shown(found: Comparison) -> str:
-    """The table of a comparison."""
-    about = f"preset {found.preset}, batch {found.batch}, {found.threads} thread(s), dropout on, float32"
-    return "\n".join([about, *table(found.times), found.versions])
 
 
 def measure(preset: str, rounds: int, threads: int) -> Comparison:
@@ -74,32 +83,49 @@ def measure(preset: str, rounds: int, threads: int) -> Comparison:
     """
     threads = check_options(preset, PRESETS, rounds, threads)
     torch, transformers = import_torch(threads)
+    before = conditions()
     config = BertConfig(**PRESETS[preset])
     model = BertForPreTraining(config)
     rows, length = SHAPES[preset]
     batch = bert_batch(config, rows, length)
     loss = float(model(**batch).loss)
-    steps: dict[str, Callable[[], Any]] = {"minissl": training_step(model, batch, threads)}
+    rivals: dict[str, Callable[[], Any]] = {}
     for name, kind in (("Hugging Face", plain_loss), ("expert", expert_loss), ("compiled", compiled_loss)):
-        theirs = transformers.BertForPreTraining(transformers.BertConfig(**PRESETS[preset]))
-        theirs.load_state_dict({key: torch.tensor(weight) for key, weight in model.state_dict().items()})
-        loss_of = kind(torch, theirs, batch)
-        theirs.eval()
         try:
-            expected = float(loss_of().item())
+            expected, rivals[name] = rival(torch, transformers, model, batch, kind)
         except Exception as error:
             if kind is not compiled_loss:
                 raise
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             warnings.warn(f"torch.compile does not run here, so it is left out ({reason})", stacklevel=2)
             continue
-        if not abs(loss - expected) <= TOLERANCE * expected:
-            raise InputError(f"minissl's loss is {loss}, that of {name} {expected}: nothing was timed")
-        steps[name] = torch_step(torch, theirs.train(), loss_of)
-    floor = products(config, rows, length, len(np.flatnonzero(batch["labels"] != IGNORE)), threads)
-    steps["products alone"] = floor
-    times = times_in_turn(steps, rounds)
-    return Comparison(preset, f"{rows} × {length}", threads, times, versions(torch, transformers))
+        check_loss(loss, expected, name)
+    with closing(training_step(model, batch, threads)) as step, Workers(threads) as workers:
+        floor = products(config, rows, length, len(np.flatnonzero(batch["labels"] != IGNORE)), workers)
+        times = times_in_turn({"minissl": step, **rivals, "products alone": floor}, rounds)
+    what = "BERT training step, dropout on"
+    return Comparison(what, preset, f"{rows} × {length}", threads, f"every side's loss {loss:.4f}", times, before)
+
+
+Loss = Callable[[Any, Any, dict[str, Array]], Callable[[], Any]]  # of PyTorch, a model of theirs and a batch
+
+
+def rival(
+    torch: Any, transformers: Any, model: BertForPreTraining, batch: dict[str, Array], kind: Loss
+) -> tuple[float, Callable[[], float]]:
+    """Return the loss, in evaluation, of Hugging Face's model with minissl's weights, and its training step."""
+    theirs = transformers.BertForPreTraining(transformers.BertConfig(**model.config.to_dict()))
+    theirs.load_state_dict({key: torch.tensor(weight) for key, weight in model.state_dict().items()})
+    loss_of = kind(torch, theirs, batch)
+    theirs.eval()
+    expected = float(loss_of().item())
+    return expected, torch_step(torch, theirs.train(), loss_of)
+
+
+def check_loss(loss: float, expected: float, name: str) -> None:
+    """Raise InputError where the other side computes another loss: times of two things are no comparison."""
+    if not abs(loss - expected) <= TOLERANCE * expected:
+        raise InputError(f"minissl's loss is {loss}, that of {name} {expected}: nothing was timed")
 
 
 def plain_loss(torch: Any, model: Any, batch: dict[str, Array]) -> Callable[[], Any]:
@@ -131,11 +157,12 @@ def compiled_loss(torch: Any, model: Any, batch: dict[str, Array]) -> Callable[[
     return torch.compile(expert_loss(torch, model, batch))  # type: ignore[no-any-return]
 
 
-def products(config: BertConfig, rows: int, length: int, masked: int, threads: int) -> Callable[[], Any]:
+def products(config: BertConfig, rows: int, length: int, masked: int, workers: Workers) -> Callable[[], Any]:
     """A step's matrix products and nothing else, each thread's on its share of the rows: what no step can be below.
 
     One product forward and two backward for each weight (queries, keys and values in one), and for scores and sums.
     """
+    threads = workers.threads
     d, f, h = config.hidden_size, config.intermediate_size, config.num_attention_heads
     n, m = rows * length // threads, max(1, masked // threads)
     linears = [(n, d, 3 * d), (n, d, d), (n, d, f), (n, f, d)] * config.num_hidden_layers
@@ -159,7 +186,6 @@ def products(config: BertConfig, rows: int, length: int, masked: int, threads: i
 
     for i in range(threads):  # makes the arrays
         share(i)
-    workers = Workers(threads)
     return lambda: workers.map(share, threads)
 
 

@@ -1,20 +1,37 @@
-"""What the comparisons with PyTorch share: its import, timing in turn, and the table."""
+"""What the comparisons with PyTorch share: its import, timing in turn, the table, and under which conditions."""
 
 from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
-import numpy as np
-from threadpoolctl import threadpool_info
-
+from minissl.bench.conditions import Conditions, cautions
 from minissl.errors import InputError
 from minissl.workers import available_cores
 
 WARM_UP = 3
 LEARNING_RATE = 1e-4
+
+
+class Comparison(NamedTuple):
+    """Seconds of every side in every round, minissl's first; what was compared, and what all sides agreed on first."""
+
+    what: str
+    preset: str
+    batch: str
+    threads: int
+    agreed: str
+    times: dict[str, list[float]]
+    conditions: Conditions
+
+
+def shown(found: Comparison) -> str:
+    """The table of a comparison."""
+    about = f"{found.what}, preset {found.preset}, batch {found.batch}, {found.threads} thread(s), float32"
+    foot = [*found.conditions.lines(), *cautions(found.conditions, found.threads)]
+    return "\n".join([f"{about}; {found.agreed}", *table(found.times), *foot])
 
 
 def check_options(preset: str, presets: Iterable[str], rounds: int, threads: int) -> int:
@@ -69,10 +86,13 @@ def torch_step(torch: Any, model: Any, loss_of: Callable[[], Any]) -> Callable[[
     return step
 
 
-def times_in_turn(runs: dict[str, Callable[[], Any]], rounds: int, warm_up: int = WARM_UP) -> dict[str, list[float]]:
+def times_in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = WARM_UP) -> dict[str, list[float]]:
     """Seconds of each run, A B C A B C …: what else the machine does then meets all of them."""
+    from tqdm import tqdm
+
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for number in range(warm_up + rounds):
+    numbers = range(warm_up + rounds)
+    for number in tqdm(numbers, unit="round", mininterval=0.5, dynamic_ncols=True, leave=False, disable=None):
         for name, run in runs.items():
             began = time.perf_counter()
             run()
@@ -98,12 +118,10 @@ def table(times: dict[str, list[float]]) -> list[str]:
     return lines
 
 
-def versions(torch: Any, transformers: Any) -> str:
-    """The libraries that were compared."""
-    return f"NumPy {np.__version__} on {_blas()}, PyTorch {torch.__version__}, transformers {transformers.__version__}"
-
-
-def _blas() -> str:
-    """NumPy's BLAS and the kind of processor that it was built or told to run for: PyTorch brings its own."""
-    found = [b for b in threadpool_info() if b["user_api"] == "blas"]
-    return ", ".join(f"{b['internal_api']} {b['version']} ({b.get('architecture', '?')})" for b in found) or "its BLAS"
+def as_json(value: Any) -> Any:
+    """Named tuples, however deep, as objects with their fields' names."""
+    if hasattr(value, "_asdict"):
+        return as_json(value._asdict())
+    if isinstance(value, dict):
+        return {name: as_json(one) for name, one in value.items()}
+    return [as_json(one) for one in value] if isinstance(value, list) else value

@@ -52,8 +52,7 @@ def plot_growth(series: Mapping[str, tuple[Sequence[int], Sequence[float]]], pat
         figure = Figure(figsize=(3.6 * len(series), 3.9), layout=ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
         panels = figure.subplots(1, len(series), sharey=True, squeeze=False)[0]
         for axes, (name, (values, milliseconds)) in zip(panels, series.items(), strict=True):
-            power = -1 if name == "threads" else 1  # twice the threads should take half the time
-            line = [milliseconds[0] * (value / values[0]) ** power for value in values]
+            line = [milliseconds[0] * value / values[0] for value in values]
             axes.plot(values, line, color=GREY, linestyle="--", linewidth=1.2)
             axes.plot(values, milliseconds, color=BLUE, marker="o", linewidth=2.5)
             axes.set_xscale("log", base=2)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minissl.bench import inference, mae, step
+from minissl.bench import inference, mae, scaling, step
 from minissl.errors import InputError
 from minissl.models.bert import BertConfig, BertForPreTraining, BertModel
 from minissl.models.mae import ViTMAEForPreTraining
@@ -31,6 +31,39 @@ def test_the_comparison_names_every_side_and_the_libraries(compare, preset, othe
     assert table.count("pair by pair: ") == others
     assert "1 thread(s)" in table
     assert "NumPy " in table
+
+
+@pytest.mark.parametrize("measure", [scaling.measure_step, scaling.measure_evaluation])
+def test_each_number_of_threads_is_timed_on_both_sides(measure):
+    import torch
+
+    used = []
+    honest = torch.set_num_threads
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "set_num_threads", lambda number: used.append(number) or honest(number))
+        found = measure("tiny", [1, 2], 1)
+    assert {side: {n: len(t) for n, t in of_side.items()} for side, of_side in found.times.items()} == {
+        side: {"1": 1, "2": 1} for side in ("minissl", "PyTorch")
+    }
+    assert used[-2:] == [1, 2]  # in turn
+    assert found.speed_up("minissl")[0] == 1
+    lines = scaling.shown(found).splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ["threads", "1", "2"]
+
+
+@pytest.mark.parametrize("threads", [[1, 1], [0, 2], [1, -2]])
+def test_numbers_of_threads_that_cannot_be_compared(threads):
+    with pytest.raises(InputError, match="--threads"):
+        scaling.measure_step("tiny", threads, 1)
+
+
+def test_scaling_of_another_loss_is_not_timed(monkeypatch):
+    honest = BertForPreTraining.__call__
+    monkeypatch.setattr(
+        BertForPreTraining, "__call__", lambda self, **b: ModelOutput(loss=1.001 * honest(self, **b).loss)
+    )
+    with pytest.raises(InputError, match=r"that of expert .* nothing was timed"):
+        scaling.measure_step("tiny", [1], 1)
 
 
 def test_other_outputs_are_not_timed(monkeypatch):

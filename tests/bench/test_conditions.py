@@ -1,0 +1,81 @@
+"""What a table says of the machine it was made on, and when it says that its numbers are worth less."""
+
+import os
+
+import numpy as np
+import pytest
+
+from minissl import bench, kernels
+from minissl.bench import conditions as conditions_module
+from minissl.bench.conditions import cautions, conditions, load_before
+from minissl.models.bert import BertConfig, BertForPreTraining
+
+
+@pytest.fixture(autouse=True)
+def fresh(monkeypatch):
+    load_before.cache_clear()
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    monkeypatch.setattr(conditions_module, "available_cores", lambda: 2)
+    yield
+    load_before.cache_clear()
+
+
+def at_load(monkeypatch, *loads):
+    loads = iter(loads)
+    monkeypatch.setattr(os, "getloadavg", lambda: (next(loads), 9.0, 9.0))
+
+
+def test_the_load_is_that_before_the_command_s_own_work(monkeypatch):
+    at_load(monkeypatch, 0.3, 0.3, 1.9)
+    assert (conditions().load, conditions().load_now) == (0.3, 1.9)
+
+
+@pytest.mark.parametrize(("load", "busy"), [(0.49, False), (0.51, True)])
+def test_a_busy_machine_is_named(monkeypatch, load, busy):
+    at_load(monkeypatch, load, load)
+    said = cautions(conditions(), 2)
+    assert [line.partition(", on 2 core(s)")[0] for line in said] == [
+        f"caution: a busy machine: its load was {load:.2f} before anything ran"
+    ] * busy
+
+
+def test_a_system_that_tells_no_load(monkeypatch):
+    monkeypatch.delattr(os, "getloadavg")
+    assert conditions().load == -1
+    assert cautions(conditions(), 2) == []
+    assert "load" not in conditions().lines()[1]
+
+
+def test_what_slows_one_side_alone_is_named(monkeypatch):
+    at_load(monkeypatch, *[0.0] * 9)
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    found = conditions()
+    assert found.settings["OPENBLAS_CORETYPE"] == "Haswell"
+    (one,) = cautions(found, 2)
+    assert "OPENBLAS_CORETYPE=Haswell is set" in one
+    monkeypatch.delenv("OPENBLAS_CORETYPE")
+    monkeypatch.setattr(kernels, "enabled", lambda: False)
+    assert cautions(conditions(), 2) == [
+        "caution: MINISSL_KERNELS=off: minissl runs its reference ops, without their faster twins"
+    ]
+
+
+def test_more_threads_than_cores_are_named_once(monkeypatch):
+    at_load(monkeypatch, *[0.0] * 9)
+    assert cautions(conditions(), 2) == []
+    (one,) = cautions(conditions(), 3)
+    assert one.startswith("caution: 3 threads on 2 core(s)")
+
+
+def test_a_step_is_called_by_its_public_name_and_gives_blas_back():
+    from minissl.workers import _shared
+
+    model = BertForPreTraining(BertConfig(9, 4, 1, 2, 5, max_position_embeddings=6))
+    batch = {"input_ids": np.array([[1, 2]]), "labels": np.array([[1, -100]])}
+    before = _shared.blas._holders
+    step = bench.training_step(model, batch, 1)
+    losses = [step() for _ in range(3)]
+    assert losses[2] < losses[0]
+    assert _shared.blas._holders == before + 1
+    step.close()
+    assert _shared.blas._holders == before
