@@ -1,9 +1,13 @@
-"""Run by mpirun in `test_processes.py`: some steps of training, whose weights and losses process 0 writes to a file."""
+"""Run by mpirun in `test_processes.py`: some steps of training, whose weights and losses process 0 writes to a file.
+
+mpirun -n 2 python several_processes.py FILE THREADS
+"""
 
 import sys
 
 import numpy as np
 
+from minissl.backend import to_host
 from minissl.bench.step import bert_batch
 from minissl.models.bert import BertConfig, BertForPreTraining
 from minissl.training import buckets
@@ -33,12 +37,12 @@ def steps(model, trainer):
     return [[*record.losses.values(), record.grad_norm] for record in records]
 
 
-def run(threads, processes=None):
-    model = BertForPreTraining(CONFIG, dtype="float64")
+def run(threads, processes=None, device="cpu"):
+    model = BertForPreTraining(CONFIG, dtype="float64").to(device)
     trainer = Trainer(model, TrainingOptions(20, 1e-3, threads=threads), processes=processes)
     try:
         numbers = np.concatenate(steps(model, trainer))
-        return {"numbers": numbers, "weights": trainer.weights.copy()}, trainer
+        return {"numbers": numbers, "weights": to_host(trainer.weights).copy()}, trainer
     finally:
         trainer.close()
 
@@ -55,13 +59,20 @@ class Counted(buckets.Buckets):
 EARLY: list[int] = []
 ALL: list[int] = []
 
-if __name__ == "__main__":
+
+def write(path, threads, device="cpu"):
     buckets.BUCKET = 4096
     trainer_module.Buckets = Counted
     processes = find_processes()
-    found, trainer = run(int(sys.argv[2]), processes)
-    everyone = found["weights"].copy()
-    processes.copy_from_first(everyone)
-    differing = processes.sum(np.array([float(not np.array_equal(everyone, found["weights"]))]))
+    if device == "cuda":
+        processes.take_gpu()
+    found, trainer = run(threads, processes, device)
+    firsts = trainer.weights.copy()
+    processes.copy_from_first(firsts)
+    differing = processes.sum(np.array([float(not np.array_equal(to_host(firsts), found["weights"]))]))
     if processes.rank == 0:
-        np.savez(sys.argv[1], **found, differing=differing, early=EARLY, buckets=ALL)
+        np.savez(path, **found, differing=differing, early=EARLY, buckets=ALL)
+
+
+if __name__ == "__main__":
+    write(sys.argv[1], int(sys.argv[2]))

@@ -57,6 +57,7 @@ def trainer_of(
 def new_folder(path: Path, settings: dict[str, Any]) -> RunFolder:
     """Make a run's folder; of several processes the first one does. Raises InputError where something is there."""
     processes = find_processes()
+    _take_gpu(settings)
     path = Path(processes.texts(str(path))[0])  # the first free name may have been taken, by the first process, by now
     with all_or_none(processes):
         return RunFolder.create(path, settings) if processes.rank == 0 else FolderOfAnother(path, settings)
@@ -69,7 +70,15 @@ def open_folder(path: Path) -> RunFolder:
         folder = (RunFolder if processes.rank == 0 else FolderOfAnother).open(path)
         if folder.complete:
             raise InputError(f"{path}: this run is complete (it has its {METRICS}); start another with a new --out")
-        return folder
+    _take_gpu(folder.settings)
+    return folder
+
+
+def _take_gpu(settings: dict[str, Any]) -> None:
+    """Where a run is on a GPU, give each process its own. Settings that are none are refused by who reads them."""
+    options = settings.get("options")
+    if isinstance(options, dict) and options.get("device") == "cuda":
+        find_processes().take_gpu()
 
 
 def default_threads() -> int:

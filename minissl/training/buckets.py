@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
 
+from minissl.backend import array_module
 from minissl.nn import Grads, Param
 from minissl.nn.module import packing_order
 from minissl.training.processes import Processes, Waiting
@@ -55,6 +56,7 @@ class Buckets:
         self._seen: list[Counter[Param]] = []
         self._sums: list[Callable[[], bool]] = []
         self._kind = _Kind()
+        self._on_device = array_module(grads[0].flat).__name__ != "numpy"
         self.waiting = Waiting(processes)
         for i, one in enumerate(grads):
             one.added = self._watcher(i)
@@ -67,8 +69,17 @@ class Buckets:
         for bucket in self._buckets:
             bucket.missing = sum(sum(self._kind.counts(param)) for param in bucket.params)
 
-    def look(self) -> None:
-        """Send what is complete, and keep what was sent moving; called again and again while the threads work."""
+    @property
+    def meanwhile(self) -> Callable[[], None] | None:
+        """What keeps the sums moving, called again and again while the threads work; those of GPUs move alone."""
+        return None if self._on_device else self._look
+
+    def _look(self) -> None:
+        self._send_complete()
+        for done in self._sums:
+            done()
+
+    def _send_complete(self) -> None:
         while self._kind.expected and len(self._sums) < len(self._buckets):
             bucket = self._buckets[len(self._sums)]
             with self._lock:
@@ -77,8 +88,6 @@ class Buckets:
             if not all(all(self._kind.counts(param)) for param in bucket.params):
                 break  # a thread never writes one of them: `finish` puts zeros there
             self._send(bucket, [one.flat[bucket.part] for one in self._grads[: len(self._seen)]])
-        for done in self._sums:
-            done()
 
     def finish(self) -> Any:
         """Once the threads have ended: send the rest, wait for all sums, and return the flat buffer that has them."""
@@ -86,6 +95,7 @@ class Buckets:
         first, *others = [one.collect() for one in self._grads]  # sent gradients were all written, so they stay
         for bucket in self._buckets[len(self._sums) :]:
             self._send(bucket, [flat[bucket.part] for flat in (first, *others)])
+        self._processes.settle(first)  # backward itself is no waiting for others
         for done in self._sums:
             self.waiting.until(done)
         return first
@@ -103,6 +113,8 @@ class Buckets:
                 assert self._seen[i][param] <= self._kind.expected[i][param], "a gradient that came after its sum"
                 with self._lock:
                     self._bucket_of[param].missing -= 1
+                if self._on_device:
+                    self._send_complete()
 
         return added
 

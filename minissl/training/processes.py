@@ -3,7 +3,7 @@
     mpirun -n 4 minissl pretrain
 
 Every process holds the whole model and computes the gradient of its own rows of each batch; the gradients are summed,
-and all do the same update. It is what the threads of one process do, one level up.
+and all do the same update. It is what the threads of one process do, one level up. What is on GPUs goes through NCCL.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from minissl.backend import Array
+from minissl.backend import Array, array_module
 from minissl.errors import InputError
 from minissl.workers import launched
+
+if TYPE_CHECKING:
+    from minissl.training.nccl import Gpus
 
 PATIENCE = 60.0  # seconds of waiting after which a person is told
 POLL = 1e-4  # seconds between looks at a sum on its way
@@ -32,11 +35,17 @@ class Processes(Protocol):
     size: int
     neighbours: int  # how many of them are on this machine
 
+    def take_gpu(self) -> None:
+        """From now on work on a GPU of one's own. Raises InputError where there is none for each process."""
+
     def begin_sum(self, part: Array) -> Callable[[], bool]:
         """Begin to replace `part` by its sum over all processes; what is returned says whether that is done."""
 
+    def settle(self, part: Array) -> None:
+        """Return once what this process itself was to compute of `part` is there: a GPU does it in its own time."""
+
     def sum(self, values: Array) -> Array:
-        """The sum over all processes, by the time this returns."""
+        """The sum of the host's arrays over all processes, by the time this returns."""
 
     def copy_from_first(self, array: Array) -> None:
         """Overwrite the array with process 0's."""
@@ -53,9 +62,15 @@ class Alone:
 
     rank, size, neighbours = 0, 1, 1
 
+    def take_gpu(self) -> None:
+        """It works on CuPy's current one."""
+
     def begin_sum(self, part: Array) -> Callable[[], bool]:
         """Nothing to add."""
         return lambda: True
+
+    def settle(self, part: Array) -> None:
+        """Nobody measures how long it waits for others."""
 
     def sum(self, values: Array) -> Array:
         """The values themselves."""
@@ -78,12 +93,28 @@ class Several:
     def __init__(self, mpi: Any):
         self._communicator, self._in_place = mpi.COMM_WORLD, mpi.IN_PLACE
         self.rank, self.size = self._communicator.rank, self._communicator.size
-        self.neighbours: int = self._communicator.Split_type(mpi.COMM_TYPE_SHARED).size
+        here = self._communicator.Split_type(mpi.COMM_TYPE_SHARED)
+        self.neighbours: int = here.size
+        self._place: int = here.rank  # this one's number among them
+        self._gpus: Gpus | None = None
+
+    def take_gpu(self) -> None:
+        """One for each process of a machine, in their order. Every process calls this."""
+        from minissl.training.nccl import connect_gpus
+
+        self._gpus = connect_gpus(self, self._place)
 
     def begin_sum(self, part: Array) -> Callable[[], bool]:
         """Begin a sum that goes on while others compute; every process begins its sums in the same order."""
+        if (gpus := self._gpus_of(part)) is not None:
+            return gpus.begin_sum(part)
         request = self._communicator.Iallreduce(self._in_place, part)
         return lambda: bool(request.Test())
+
+    def settle(self, part: Array) -> None:
+        """On the host it has been computed by now."""
+        if (gpus := self._gpus_of(part)) is not None:
+            gpus.settle()
 
     def sum(self, values: Array) -> Array:
         """The sum, in the order of the ranks, so the same bits everywhere."""
@@ -94,7 +125,10 @@ class Several:
 
     def copy_from_first(self, array: Array) -> None:
         """Broadcast."""
-        self._communicator.Bcast(array, root=0)
+        if (gpus := self._gpus_of(array)) is not None:
+            gpus.copy_from_first(array)
+        else:
+            self._communicator.Bcast(array, root=0)
 
     def texts(self, text: str) -> list[str]:
         """Gather them as UTF-8, padded to the longest."""
@@ -106,6 +140,14 @@ class Several:
         gathered = np.empty((self.size, padded.size), np.uint8)
         self._communicator.Allgather(padded, gathered)
         return [row[:size].tobytes().decode() for row, size in zip(gathered, sizes, strict=True)]
+
+    def _gpus_of(self, array: Array) -> Gpus | None:
+        """The way of a GPU's array to the other processes; None for an array of the host."""
+        if array_module(array).__name__ == "numpy":
+            return None
+        if self._gpus is None:
+            raise InputError("an array on a GPU in one of several processes: call take_gpu() before the model is moved")
+        return self._gpus
 
     def abort(self) -> None:
         """End all."""

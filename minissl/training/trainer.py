@@ -152,7 +152,7 @@ class Trainer:
             rng = np.random.Generator(np.random.SFC64(seeds))
             return self.model.losses_and_backward(shares[i], counts, self._grads[i], rng)
 
-        return self.workers.map(work, len(shares), None if self._buckets is None else self._buckets.look)
+        return self.workers.map(work, len(shares), None if self._buckets is None else self._buckets.meanwhile)
 
     def _sum_shares(self) -> tuple[Array, float]:
         """Sum the gradients in a fixed order; return the sum (in the first thread's buffer) and its norm."""
