@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+import emulation
 import stand_in_cublas
 
 CALLS: set[tuple[str, str, int, tuple[str, ...]]] = set()  # ("function" or "method", name, arguments, keywords)
@@ -249,7 +250,7 @@ def _asarray(x: Any, dtype: Any = None) -> ndarray:
 _FUNCTIONS = (
     "abs", "arange", "argsort", "clip", "copysign", "divide", "empty", "exp", "log", "maximum", "minimum", "multiply",
     "sign", "sqrt", "tanh", "where", "zeros", "zeros_like", "empty_like", "full", "ones", "concatenate", "stack", "dot",
-    "matmul", "take_along_axis", "isfinite", "cos", "sin", "broadcast_to", "logical_and",
+    "matmul", "take_along_axis", "isfinite", "cos", "sin", "broadcast_to", "logical_and", "ascontiguousarray",
 )  # fmt: skip
 
 
@@ -260,6 +261,8 @@ def library() -> ModuleType:
         setattr(module, name, _function(name))
     module.__dict__.update(ndarray=ndarray, add=_Add(), asarray=_asarray, asnumpy=back)
     module.cuda = SimpleNamespace(get_cublas_handle=lambda: stand_in_cublas.HANDLE)
+    if emulation.COMPILER is not None:
+        module.__dict__["RawModule"] = emulation.RawModule
     return module
 
 

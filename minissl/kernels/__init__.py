@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from minissl import ops
 from minissl.backend import Array, array_module
 from minissl.errors import InputError
-from minissl.kernels import cpu
+from minissl.kernels import cpu, gpu
 
 
 class Pair(NamedTuple):
@@ -37,7 +37,11 @@ class OpCache(NamedTuple):
     cache: Any
 
 
-_twins = {(name, "numpy"): Pair(forward, backward) for name, (forward, backward) in cpu.TWINS.items()}
+_twins = {
+    (name, library): Pair(forward, backward)
+    for library, pairs in (("numpy", cpu.TWINS), ("cupy", gpu.TWINS))
+    for name, (forward, backward) in pairs.items()
+}
 _replaced: dict[str, Pair] = {}
 _switch = {"twins": os.environ.get("MINISSL_KERNELS", "on") != "off"}
 
@@ -51,7 +55,7 @@ class Op:
 
     def forward(self, x: Array, *args: Any) -> tuple[Array, OpCache]:
         """Run the chosen forward and keep its backward beside its cache."""
-        pair = _replaced.get(self.name) or _twin(self.name, x) or self.reference
+        pair = _replaced.get(self.name) or _twin(self.name, x, *args) or self.reference
         y, cache = pair.forward(x, *args)
         return y, OpCache(pair.backward, cache)
 
@@ -71,7 +75,7 @@ class Fused:
     def forward(self, x: Array, *args: Any) -> tuple[Array, OpCache]:
         """As `Op.forward`; what `Op.backward` of any part makes of the cache is the backward of them all."""
         replaced = any(part.name in _replaced for part in self.parts)
-        pair = self.unfused if replaced else _twin(self.name, x) or self.unfused
+        pair = self.unfused if replaced else _twin(self.name, x, *args) or self.unfused
         y, cache = pair.forward(x, *args)
         return y, OpCache(pair.backward, cache)
 
@@ -105,8 +109,10 @@ def dropout_add() -> Fused:
     return Fused("dropout_add", [dropout], Pair(forward, dropout.backward))
 
 
-def _twin(name: str, x: Array) -> Pair | None:
-    return _twins.get((name, array_module(x).__name__)) if _switch["twins"] else None
+def _twin(name: str, *args: Any) -> Pair | None:
+    library = array_module(args[0]).__name__
+    pair = _twins.get((name, library)) if _switch["twins"] else None
+    return None if pair and library == "cupy" and not gpu.applies(*args) else pair
 
 
 def op(name: str) -> Op:

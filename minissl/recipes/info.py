@@ -30,8 +30,10 @@ def describe() -> str:
         f"{b['num_threads']} thread(s); training gives each of its own threads one BLAS thread"
         for b in libraries
     ] or ["BLAS: none that threadpoolctl knows; matrix products may be slow"]
-    twins = ", ".join(sorted(name for name, _ in kernels.twins())) or "none"
-    lines.append(f"faster twins ({'on' if kernels.enabled() else 'off, MINISSL_KERNELS=off'}): {twins}")
+    switched = "on" if kernels.enabled() else "off, MINISSL_KERNELS=off"
+    for device, library in (("CPU", "numpy"), ("GPU", "cupy")):
+        twins = sorted(name for name, of in kernels.twins() if of == library)
+        lines.append(f"faster twins on the {device} ({switched}): {', '.join(twins)}")
     lines.append(f"GPU: {_gpu()}")
     return "\n".join(lines)
 

@@ -10,6 +10,7 @@ import pytest
 
 cupy = pytest.importorskip("cupy", reason="CuPy is not installed (extra: gpu)")
 
+import emulation  # noqa: E402
 import stand_in  # noqa: E402
 import stand_in_cublas  # noqa: E402
 from minissl import BertForPreTraining, backend  # noqa: E402
@@ -38,7 +39,7 @@ def every_call():
 
 def signature(kind, name):
     """CuPy's, where Python can tell it; of what is compiled, from the first line of its own documentation."""
-    found = getattr(cupy if kind == "function" else cupy.ndarray, name)
+    found = getattr({"function": cupy, "method": cupy.ndarray}.get(kind) or getattr(cupy, kind), name)
     try:
         return inspect.signature(found)
     except (TypeError, ValueError):
@@ -52,7 +53,7 @@ def signature(kind, name):
 def fits(call):
     kind, name, arguments, keywords = call
     try:
-        signature(kind, name).bind(*[None] * (arguments + (kind == "method")), **dict.fromkeys(keywords))
+        signature(kind, name).bind(*[None] * (arguments + (kind != "function")), **dict.fromkeys(keywords))
     except TypeError:
         return False
     return True
@@ -61,6 +62,8 @@ def fits(call):
 def test_every_call_fits_cupys_signature():
     calls = every_call()
     assert len(calls) > 40
+    if emulation.COMPILER is not None:
+        assert {kind for kind, *_ in calls} == {"function", "method", "RawModule", "RawKernel"}
     assert [call for call in calls if not fits(call)] == []
 
 
@@ -68,6 +71,9 @@ def test_a_keyword_that_cupy_lacks_is_found():
     assert not fits(("method", "sum", 0, ("where",)))
     assert not fits(("function", "concatenate", 1, ("axes",)))
     assert not fits(("function", "exp", 1, ("where",)))
+    assert not fits(("function", "RawModule", 2, ()))
+    assert not fits(("RawModule", "get_function", 2, ()))
+    assert not fits(("RawKernel", "__call__", 2, ()))
     assert fits(("method", "sum", 0, ("axis", "keepdims")))
 
 

@@ -21,9 +21,10 @@ def test_versions_blas_and_gpu_are_told():
 
 
 def test_whether_twins_are_on():
-    assert "(on)" in line("faster twins")
-    with kernels.reference_ops():
-        assert "(off" in line("faster twins")
+    for device in ("CPU", "GPU"):
+        assert "(on): " in line(f"faster twins on the {device}")
+        with kernels.reference_ops():
+            assert "(off" in line(f"faster twins on the {device}")
 
 
 def test_a_cupy_that_finds_no_device_says_why(monkeypatch):

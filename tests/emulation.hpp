@@ -1,0 +1,219 @@
+// CUDA's threads on one CPU thread, so that g++ can build a kernel's source and a test can run it without a GPU.
+//
+// Every thread of a block is a fiber with a stack of its own. A fiber runs until it meets a barrier or a shuffle and
+// goes on when all it waits for are there too: a thread that reads what another has not yet written, for want of a
+// barrier, reads the wrong number, and does so every time. Blocks run one after another, the last one first, and every
+// other one with its threads in reverse. Shared memory begins as NaN. An array ends where forbidden memory begins, and
+// what lies before it is compared afterwards.
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#define __global__
+#define __device__ static inline
+#define __restrict__
+#define __shared__ static __attribute__((section("cuda_shared")))
+#define __launch_bounds__(...)
+extern char __start_cuda_shared[] __attribute__((weak, visibility("hidden")));
+extern char __stop_cuda_shared[] __attribute__((weak, visibility("hidden")));
+
+struct Index3 { unsigned x, y, z; };
+static Index3 threadIdx, blockIdx, blockDim, gridDim;
+
+// CUDA's names are overloaded; <cmath> would give these too, and take longer than all the rest to compile
+#define FOR_EITHER(name) \
+    static inline float name(float x) { return __builtin_##name##f(x); } \
+    static inline double name(double x) { return __builtin_##name(x); }
+FOR_EITHER(erf) FOR_EITHER(exp) FOR_EITHER(log) FOR_EITHER(sqrt)
+static inline float fmax(float a, float b) { return __builtin_fmaxf(a, b); }
+static inline double fmax(double a, double b) { return __builtin_fmax(a, b); }
+#define INFINITY __builtin_inff()
+#define NAN __builtin_nanf("")
+static inline long long min(long long a, long long b) { return a < b ? a : b; }
+static inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
+    return (unsigned long long)(((unsigned __int128)a * b) >> 64);
+}
+
+namespace emulation {
+
+enum State { READY, AT_WARP, AT_BLOCK, DONE };
+const int MOST = 1024, STACK = 1 << 16, WARP = 32, FORBIDDEN = 1 << 26;
+struct Fiber { ucontext_t start; jmp_buf at; State state; int line; bool fresh; };
+struct Room { char *host, *data, *base; long long bytes, mapped; bool written; };
+
+static Fiber fibers[MOST];
+static char* stacks;
+static unsigned long long slots[MOST];
+static jmp_buf scheduler, out;
+static int current, threads;
+static char failure[300];
+static void (*body)(void**);
+static void** arguments;
+static Room rooms[64];
+static int n_rooms;
+
+[[noreturn]] static void fail(const char* what) {
+    snprintf(failure, sizeof failure, "%s, in thread %u of block (%u, %u)", what, threadIdx.x, blockIdx.x, blockIdx.y);
+    _longjmp(out, 1);
+}
+
+static void leave() {
+    if (_setjmp(fibers[current].at) == 0) _longjmp(scheduler, 1);
+}
+
+static void live() {
+    for (;;) {
+        body(arguments);
+        fibers[current].state = DONE;
+        leave();
+    }
+}
+
+static __attribute__((noinline)) void resume(int thread) {
+    Fiber& fiber = fibers[thread];
+    current = thread;
+    threadIdx = {(unsigned)thread, 0, 0};
+    if (_setjmp(scheduler) == 0) {
+        if (!fiber.fresh) _longjmp(fiber.at, 1);
+        fiber.fresh = false;
+        setcontext(&fiber.start);
+    }
+}
+
+static void wait(State where, int line) {
+    fibers[current].state = where;
+    fibers[current].line = line;
+    leave();
+}
+
+// Whether threads first … first + n all wait for the same thing, in the same line; if so, let them go on.
+static bool release(int first, int n, State where) {
+    for (int i = first; i < first + n; i++)
+        if (fibers[i].state != where || fibers[i].line != fibers[first].line) return false;
+    for (int i = first; i < first + n; i++) fibers[i].state = READY;
+    return true;
+}
+
+static void run_block(bool backwards) {
+    if (__start_cuda_shared) memset(__start_cuda_shared, 0xff, __stop_cuda_shared - __start_cuda_shared);
+    for (int i = 0; i < threads; i++) fibers[i].state = READY;
+    const int warps = (threads + WARP - 1) / WARP;
+    for (;;) {
+        for (int k = 0; k < warps; k++) {
+            const int first = WARP * (backwards ? warps - 1 - k : k), n = min(WARP, threads - first);
+            do
+                for (int i = 0; i < n; i++) {
+                    const int thread = first + (backwards ? n - 1 - i : i);
+                    if (fibers[thread].state == READY) resume(thread);
+                }
+            while (n == WARP && release(first, n, AT_WARP));
+        }
+        if (release(0, threads, AT_BLOCK)) continue;
+        for (int i = 0; i < threads; i++)
+            if (fibers[i].state != DONE) fail("a barrier or a shuffle that not every thread reaches");
+        return;
+    }
+}
+
+static void block_barrier(int line) { wait(AT_BLOCK, line); }
+
+template <class T> static T shuffle(unsigned mask, T value, int source, int line) {
+    if (mask != 0xffffffffu) fail("a shuffle that leaves lanes of its warp out");
+    memcpy(&slots[current], &value, sizeof value);
+    wait(AT_WARP, line);
+    memcpy(&value, &slots[source], sizeof value);
+    wait(AT_WARP, line);
+    return value;
+}
+
+static void outside(int, siginfo_t* info, void*) {
+    for (int i = 0; i < n_rooms; i++)
+        if ((char*)info->si_addr >= rooms[i].base && (char*)info->si_addr < rooms[i].base + rooms[i].mapped) {
+            fail("read or write outside an array");
+        }
+    fail("read or write of no array at all");
+}
+
+// A copy of an array whose end is the end of the memory that may be touched.
+static Room make_room(char* host, long long bytes) {
+    const long long page = sysconf(_SC_PAGESIZE), inside = (bytes + page - 1) / page * page + page;
+    char* base = (char*)mmap(nullptr, inside + FORBIDDEN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (base == (char*)MAP_FAILED) fail("no memory for a copy of an array");
+    mprotect(base, inside, PROT_READ | PROT_WRITE);
+    char* data = base + inside - bytes;
+    memset(base, 0xff, data - base);
+    memcpy(data, host, bytes);
+    return {host, data, base, bytes, inside + FORBIDDEN, false};
+}
+
+static bool untouched(const Room& room) {
+    for (char* p = room.base; p < room.data; p++)
+        if (*p != (char)0xff) return false;
+    return true;
+}
+
+// Run a kernel. bytes[i] is the size of argument i's array, or -1 for a scalar; returns what went wrong, or "".
+static const char* launch(void (*kernel)(void**), const unsigned* dims, int n, void** args, const long long* bytes,
+                          const int* written) {
+    failure[0] = 0;
+    body = kernel;
+    arguments = args;
+    gridDim = {dims[0], dims[1], 1};
+    blockDim = {dims[2], 1, 1};
+    threads = dims[2];
+    if (!stacks) {
+        stacks = (char*)mmap(nullptr, (size_t)MOST * STACK, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        for (Fiber& fiber : fibers) fiber.fresh = true;
+    }
+    for (int i = 0; i < threads; i++)
+        if (fibers[i].fresh) {
+            getcontext(&fibers[i].start);
+            fibers[i].start.uc_stack.ss_sp = stacks + (size_t)i * STACK;
+            fibers[i].start.uc_stack.ss_size = STACK;
+            makecontext(&fibers[i].start, live, 0);
+        }
+    n_rooms = 0;
+    for (int i = 0; i < n; i++) {
+        if (bytes[i] < 0) continue;
+        char** pointer = (char**)args[i];
+        int k = 0;
+        while (k < n_rooms && rooms[k].host != *pointer) k++;
+        if (k == n_rooms) rooms[n_rooms++] = make_room(*pointer, bytes[i]);
+        rooms[k].written |= written[i] != 0;
+        *pointer = rooms[k].data;
+    }
+    struct sigaction mine = {}, segv, bus;
+    mine.sa_sigaction = outside;
+    mine.sa_flags = SA_SIGINFO | SA_NODEFER;
+    sigaction(SIGSEGV, &mine, &segv);
+    sigaction(SIGBUS, &mine, &bus);
+    if (_setjmp(out) == 0) {
+        for (long long b = (long long)gridDim.x * gridDim.y - 1; b >= 0; b--) {
+            blockIdx = {(unsigned)(b % gridDim.x), (unsigned)(b / gridDim.x), 0};
+            run_block(b % 2 == 1);
+        }
+    } else {
+        for (Fiber& fiber : fibers) fiber.fresh = true;
+    }
+    sigaction(SIGSEGV, &segv, nullptr);
+    sigaction(SIGBUS, &bus, nullptr);
+    for (int k = 0; k < n_rooms; k++) {
+        if (!failure[0] && !untouched(rooms[k])) snprintf(failure, sizeof failure, "write before the start of an array");
+        if (!failure[0] && rooms[k].written) memcpy(rooms[k].host, rooms[k].data, rooms[k].bytes);
+        munmap(rooms[k].base, rooms[k].mapped);
+    }
+    return failure;
+}
+
+static long long shared_bytes() { return __start_cuda_shared ? __stop_cuda_shared - __start_cuda_shared : 0; }
+
+}  // namespace emulation
+
+#define __syncthreads() emulation::block_barrier(__LINE__)
+#define __syncwarp() emulation::wait(emulation::AT_WARP, __LINE__)
+#define __shfl_xor_sync(mask, value, with) emulation::shuffle(mask, value, emulation::current ^ (with), __LINE__)

@@ -1,0 +1,124 @@
+"""The emulation notices what a GPU would answer with a wrong number or a crash."""
+
+import numpy as np
+import pytest
+
+import emulation
+from stand_in import back, move
+
+pytestmark = pytest.mark.skipif(emulation.COMPILER is None, reason="no g++ to build the kernels with")
+
+SOURCE = r"""
+typedef REAL real;
+extern "C" __global__ void reversed(real* x, long long n) {
+    __shared__ real all[256];
+    if (threadIdx.x < n) all[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    if (threadIdx.x < n) x[threadIdx.x] = all[n - 1 - threadIdx.x];
+}
+extern "C" __global__ void reversed_at_once(real* x, long long n) {
+    __shared__ real all[256];
+    if (threadIdx.x < n) all[threadIdx.x] = x[threadIdx.x];
+    if (threadIdx.x < n) x[threadIdx.x] = all[n - 1 - threadIdx.x];
+}
+extern "C" __global__ void divergent(real* x) {
+    if (threadIdx.x != 7) __syncthreads();
+    x[0] = 1;
+}
+extern "C" __global__ void some_lanes(real* x) {
+    if (threadIdx.x < 7) x[0] = __shfl_xor_sync(0xffffffffu, x[0], 1);
+}
+extern "C" __global__ void warp_sums(const real* x, real* sums) {
+    real value = x[(long long)blockIdx.x * blockDim.x + threadIdx.x];
+    for (int apart = 16; apart; apart /= 2) value += __shfl_xor_sync(0xffffffffu, value, apart);
+    if (threadIdx.x % 32 == 0) sums[(blockIdx.x * blockDim.x + threadIdx.x) / 32] = value;
+}
+extern "C" __global__ void reads(const real* x, long long i, real* y) { y[0] = x[i]; }
+extern "C" __global__ void writes(real* x, long long i) { x[i] = 1; }
+extern "C" __global__ void unset(real* x) {
+    __shared__ real all[32];
+    x[threadIdx.x] = all[threadIdx.x];
+}
+"""
+
+
+def kernel(name, real="float"):
+    return emulation.RawModule(SOURCE, options=(f"-DREAL={real}",)).get_function(name)
+
+
+def test_a_barrier_orders_and_its_want_shows():
+    host = np.arange(50, dtype=np.float32)
+    x, y = move(host), move(host)
+    kernel("reversed")((1,), (64,), (x, np.int64(50)))
+    kernel("reversed_at_once")((1,), (64,), (y, np.int64(50)))
+    np.testing.assert_array_equal(back(x), host[::-1])
+    assert np.isnan(back(y)).any()
+
+
+def test_shuffles_sum_every_warp_of_every_block():
+    host = np.random.default_rng(0).integers(0, 99, (3, 4, 32)).astype(float)
+    sums = move(np.zeros((3, 4)))
+    kernel("warp_sums", "double")((3,), (128,), (move(host), sums))
+    np.testing.assert_array_equal(back(sums), host.sum(-1))
+
+
+def test_shared_memory_begins_as_nan():
+    x = move(np.zeros(32, np.float32))
+    kernel("unset")((1,), (32,), (x,))
+    assert np.isnan(back(x)).all()
+
+
+@pytest.mark.parametrize("name", ["divergent", "some_lanes"])
+def test_a_barrier_that_some_threads_miss_is_found(name):
+    with pytest.raises(emulation.LaunchRefused, match="not every thread reaches"):
+        kernel(name)((1,), (64,), (move(np.zeros(4, np.float32)),))
+    kernel("unset")((1,), (32,), (move(np.zeros(32, np.float32)),))  # and the next launch begins afresh
+
+
+@pytest.mark.parametrize("i", [5, 4000, 10**7])
+def test_a_read_or_write_past_an_array_is_found(i):
+    x, y = move(np.zeros(5, np.float32)), move(np.zeros(1, np.float32))
+    with pytest.raises(emulation.LaunchRefused, match="read or write"):
+        kernel("reads")((1,), (1,), (x, np.int64(i), y))
+    with pytest.raises(emulation.LaunchRefused, match="read or write"):
+        kernel("writes")((1,), (1,), (x, np.int64(i)))
+
+
+def test_a_write_before_an_array_is_found_and_a_read_gives_nan():
+    x, y = move(np.zeros(5, np.float32)), move(np.zeros(1, np.float32))
+    with pytest.raises(emulation.LaunchRefused, match="before the start"):
+        kernel("writes")((1,), (1,), (x, np.int64(-1)))
+    kernel("reads")((1,), (1,), (x, np.int64(-1), y))
+    assert np.isnan(back(y)[0])
+
+
+@pytest.mark.parametrize(
+    ("grid", "block", "args", "said"),
+    [
+        ((1,), (1025,), (np.zeros(5, np.float32), np.int64(1)), "block"),
+        ((0,), (32,), (np.zeros(5, np.float32), np.int64(1)), "grid"),
+        ((1, 70_000), (32,), (np.zeros(5, np.float32), np.int64(1)), "grid"),
+        ((1,), (32,), (np.zeros(5, np.float32),), "1 arguments for 2"),
+        ((1,), (32,), (np.zeros(5), np.int64(1)), "float64, expected a device array of float32"),
+        ((1,), (32,), (np.zeros((4, 5), np.float32).T, np.int64(1)), "not C-contiguous"),
+        ((1,), (32,), (np.zeros(5, np.float32), 1), "int, expected a scalar int64"),
+        ((1,), (32,), (np.zeros(5, np.float32), np.int32(1)), "int32, expected a scalar int64"),
+    ],
+)
+def test_what_does_not_fit_the_kernel_is_refused(grid, block, args, said):
+    given = tuple(move(a.T).T if isinstance(a, np.ndarray) else a for a in args)
+    with pytest.raises(emulation.LaunchRefused, match=said):
+        kernel("writes")(grid, block, given)
+
+
+def test_a_host_array_is_refused():
+    with pytest.raises(emulation.LaunchRefused, match="float32, expected a device array"):
+        kernel("writes")((1,), (1,), (np.zeros(5, np.float32), np.int64(1)))
+
+
+def test_a_constant_array_cannot_be_written_and_an_unknown_kernel_is_an_error():
+    source = 'typedef REAL real;\nextern "C" __global__ void k(const real* x) { x[0] = 1; }'
+    with pytest.raises(emulation.CompileError, match="read-only"):
+        emulation.RawModule(source, options=("-DREAL=float",)).get_function("k")
+    with pytest.raises(KeyError):
+        kernel("nothing")
