@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from minissl import ops
 from minissl.backend import Array, array_module
 from minissl.errors import InputError
-from minissl.kernels import cpu, gpu
+from minissl.kernels import cpu, gpu, products
 
 
 class Pair(NamedTuple):
@@ -39,9 +39,10 @@ class OpCache(NamedTuple):
 
 _twins = {
     (name, library): Pair(forward, backward)
-    for library, pairs in (("numpy", cpu.TWINS), ("cupy", gpu.TWINS))
+    for library, pairs in (("numpy", cpu.TWINS), ("cupy", products.TWINS | gpu.TWINS))
     for name, (forward, backward) in pairs.items()
 }
+_without_kernels = {name: Pair(*pair) for name, pair in products.TWINS.items()}
 _replaced: dict[str, Pair] = {}
 _switch = {"twins": os.environ.get("MINISSL_KERNELS", "on") != "off"}
 
@@ -110,9 +111,12 @@ def dropout_add() -> Fused:
 
 
 def _twin(name: str, *args: Any) -> Pair | None:
+    if not _switch["twins"]:
+        return None
     library = array_module(args[0]).__name__
-    pair = _twins.get((name, library)) if _switch["twins"] else None
-    return None if pair and library == "cupy" and not gpu.applies(*args) else pair
+    if library == "cupy" and not gpu.applies(*args):
+        return _without_kernels.get(name)
+    return _twins.get((name, library))
 
 
 def op(name: str) -> Op:
