@@ -15,13 +15,36 @@ for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture
-def cupy():
-    """The device's array library, where minissl looks for CuPy: the strict stand-in."""
-    from stand_in import in_place_of_cupy
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device", default="stand-in", choices=("stand-in", "cuda"),
+        help="where tests of a device run: on a strict stand-in for CuPy (the default), or on a GPU, with CuPy",
+    )  # fmt: skip
 
-    with in_place_of_cupy() as library:
-        yield library
+
+def pytest_configure(config):
+    if config.getoption("device") == "cuda":
+        from minissl.backend import require_device
+        from minissl.errors import InputError
+
+        try:
+            require_device("cuda")
+        except InputError as error:
+            raise pytest.UsageError(str(error)) from error
+
+
+@pytest.fixture
+def cupy(request):
+    """The array library of the device that `--device` names, where minissl looks for CuPy."""
+    if request.config.getoption("device") == "cuda":
+        import cupy
+
+        yield cupy
+    else:
+        from stand_in import in_place_of_cupy
+
+        with in_place_of_cupy() as library:
+            yield library
 
 
 @pytest.fixture

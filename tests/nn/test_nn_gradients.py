@@ -1,10 +1,12 @@
 """Every module's backward against numerical differences, with the rest of the module's promises."""
 
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 
 import numpy as np
 import pytest
 
+from minissl.backend import beside, to_host
 from minissl.errors import InputError
 from minissl.gradcheck import check_module
 from minissl.nn import (
@@ -39,6 +41,10 @@ def normal(*shape, seed=1):
 
 def rng():
     return np.random.default_rng(7)
+
+
+def floating(x):
+    return isinstance(x, np.ndarray) and x.dtype.kind == "f"
 
 
 def attention(dropout=0.0):
@@ -102,6 +108,34 @@ def test_parameter_gradients_are_added_and_the_input_is_left_alone(label):
     for name, value in run.items():
         if isinstance(value, np.ndarray):
             np.testing.assert_array_equal(value, inputs[name])
+
+
+@every_module
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-12)])
+def test_on_the_device(cupy, label, dtype, tolerance):
+    """Outputs and every gradient against the host's in float64, from numbers that float32 holds."""
+    make, inputs = MODULES[label]
+
+    def run(dtype, where):
+        module = make()
+        for _, param in module.named_parameters():
+            param.data = where(param.data.astype("float32").astype(dtype))
+        given = {
+            name: value.astype("float32").astype(dtype) if floating(value) else deepcopy(value)
+            for name, value in inputs.items()
+        }
+        y, cache = module.forward(**where(given))
+        grads = Grads(module) if list(module.named_parameters()) else None
+        dx = module.backward(where(normal(*y.shape, seed=3).astype("float32").astype(dtype)), cache, grads)
+        named = {name: grads[param] for name, param in module.named_parameters()}
+        return {"y": y, **named} | ({} if dx is None else dict(enumerate(dx if isinstance(dx, tuple) else [dx])))
+
+    expected, found = run("float64", lambda value: value), run(dtype, lambda value: beside(value, cupy.zeros(1)))
+    assert list(found) == list(expected)
+    for name, one in found.items():
+        assert isinstance(one, cupy.ndarray)
+        assert one.dtype == dtype
+        assert np.abs(to_host(one) - expected[name]).max() <= tolerance * max(1, np.abs(expected[name]).max()), name
 
 
 class Recorder:
