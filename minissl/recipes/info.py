@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import platform
-import sys
+import warnings
 from importlib.metadata import version
 
 import numpy as np
@@ -13,6 +12,8 @@ from threadpoolctl import threadpool_info
 
 import minissl
 from minissl import kernels
+from minissl.backend import Array
+from minissl.kernels import gpu
 from minissl.workers import available_cores
 
 
@@ -34,20 +35,40 @@ def describe() -> str:
     for device, library in (("CPU", "numpy"), ("GPU", "cupy")):
         twins = sorted(name for name, of in kernels.twins() if of == library)
         lines.append(f"faster twins on the {device} ({switched}): {', '.join(twins)}")
-    lines.append(f"GPU: {_gpu()}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_gpu()])
 
 
-def _gpu() -> str:
-    if importlib.util.find_spec("cupy") is None:
-        return "none: CuPy is not installed (extra: gpu), so models run on the CPU"
+def _gpu() -> list[str]:
+    """What CuPy finds, and whether the kernels compile there; or why there is no GPU."""
     try:
         import cupy
+    except ImportError as error:
+        return [f"GPU: none: CuPy is not installed (extra: gpu; {error}), so models run on the CPU"]
+    runtime = cupy.cuda.runtime
+    try:
+        cards = [runtime.getDeviceProperties(i) for i in range(runtime.getDeviceCount())]
+        cuda, driver = (_version(number) for number in (runtime.runtimeGetVersion(), runtime.driverGetVersion()))
+        compiled = _whether_kernels_compile(cupy.zeros(1, "float32"))
+    except Exception as error:  # CuPy raises its driver's and its runtime's own errors
+        return [f"GPU: none: CuPy {cupy.__version__} finds no device ({error}), so models run on the CPU"]
+    return [
+        f"GPU: CuPy {cupy.__version__}, CUDA runtime {cuda}, driver for CUDA {driver}; {compiled}",
+        *(
+            f"GPU {i}: {card['name'].decode()}, {card['totalGlobalMem'] / 1e9:.1f} GB, "
+            f"compute capability {card['major']}.{card['minor']}"
+            for i, card in enumerate(cards)
+        ),
+    ]
 
-        count = cupy.cuda.runtime.getDeviceCount()
-        names = [cupy.cuda.runtime.getDeviceProperties(i)["name"].decode() for i in range(count)]
-        return f"CuPy {cupy.__version__}, {', '.join(names)}"
-    except Exception as error:  # CuPy raises its driver's and its linker's own errors
-        return (
-            f"none: CuPy {sys.modules['cupy'].__version__ if 'cupy' in sys.modules else ''} finds no device ({error})"
-        )
+
+def _version(number: int) -> str:
+    """CUDA's 13020 is 13.2."""
+    return f"{number // 1000}.{number % 1000 // 10}"
+
+
+def _whether_kernels_compile(x: Array) -> str:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        if gpu.applies(x):
+            return "minissl's kernels compile"
+    return (str(said[0].message) if said else "minissl's kernels do not compile").splitlines()[0]
