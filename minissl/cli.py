@@ -242,6 +242,15 @@ def _info(a: argparse.Namespace) -> int:
 def _bench(a: argparse.Namespace) -> int:
     say = partial(print, flush=True)
     threads, *more = a.threads
+    if a.device == "cuda":
+        from minissl.bench import gpu
+
+        if a.mae or a.inference or a.growth or more or threads:
+            raise InputError("--device cuda compares BERT's training step; leave out --threads and what else to time")
+        gpu.record(a.preset or (), a.rows, a.precision or "float32", a.rounds, a.out, say)
+        return 0
+    if a.rows is not None or a.precision is not None:
+        raise InputError("--rows and --precision are for --device cuda")
     if more:
         return _bench_by_threads(a, say)
     if a.mae:
@@ -462,6 +471,15 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=None, metavar="DIR", help="keep the numbers and a picture in this folder"
     )
     p.add_argument("--rounds", type=int, default=20, help="timed runs of each (default 20)")
+    p.add_argument(
+        "--device", choices=("cpu", "cuda"), default="cpu", help="cpu (the default), or cuda: a training step on a GPU"
+    )
+    p.add_argument("--rows", type=int, default=None, help="with --device cuda: sequences in a batch")
+    p.add_argument(
+        "--precision",
+        default=None,
+        help="with --device cuda, of products: float32 (the default), tf32, float16, bfloat16",
+    )
     p.add_argument(
         "--threads", type=_whole_numbers, default=[0], metavar="N[,N…]",
         help="threads of each (default: one for each core); 1,2 compares the two, step and evaluation",

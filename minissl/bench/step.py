@@ -96,8 +96,7 @@ def measure(preset: str, rounds: int, threads: int) -> Comparison:
         except Exception as error:
             if kind is not compiled_loss:
                 raise
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            warnings.warn(f"torch.compile does not run here, so it is left out ({reason})", stacklevel=2)
+            left_out(error)
             continue
         check_loss(loss, expected, name)
     with closing(training_step(model, batch, threads)) as step, Workers(threads) as workers:
@@ -114,29 +113,41 @@ def rival(
     torch: Any, transformers: Any, model: BertForPreTraining, batch: dict[str, Array], kind: Loss
 ) -> tuple[float, Callable[[], float]]:
     """Return the loss, in evaluation, of Hugging Face's model with minissl's weights, and its training step."""
-    theirs = transformers.BertForPreTraining(transformers.BertConfig(**model.config.to_dict()))
-    theirs.load_state_dict({key: torch.tensor(weight) for key, weight in model.state_dict().items()})
+    theirs = theirs_with_weights(torch, transformers, model)
     loss_of = kind(torch, theirs, batch)
     theirs.eval()
     expected = float(loss_of().item())
     return expected, torch_step(torch, theirs.train(), loss_of)
 
 
-def check_loss(loss: float, expected: float, name: str) -> None:
+def theirs_with_weights(torch: Any, transformers: Any, model: BertForPreTraining) -> Any:
+    """Hugging Face's model with the weights of minissl's, which is on the host."""
+    theirs = transformers.BertForPreTraining(transformers.BertConfig(**model.config.to_dict()))
+    theirs.load_state_dict({key: torch.tensor(weight) for key, weight in model.state_dict().items()})
+    return theirs
+
+
+def left_out(error: Exception) -> None:
+    """Warn that torch.compile does not run here."""
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    warnings.warn(f"torch.compile does not run here, so it is left out ({reason})", stacklevel=3)
+
+
+def check_loss(loss: float, expected: float, name: str, tolerance: float = TOLERANCE) -> None:
     """Raise InputError where the other side computes another loss: times of two things are no comparison."""
-    if not abs(loss - expected) <= TOLERANCE * expected:
+    if not abs(loss - expected) <= tolerance * expected:
         raise InputError(f"minissl's loss is {loss}, that of {name} {expected}: nothing was timed")
 
 
 def plain_loss(torch: Any, model: Any, batch: dict[str, Array]) -> Callable[[], Any]:
     """The sum of both losses as Hugging Face computes it: scores of every word at every position."""
-    tensors = {name: torch.tensor(array) for name, array in batch.items()}
+    tensors = {name: torch.tensor(array, device=model.device) for name, array in batch.items()}
     return lambda: model(**tensors).loss
 
 
 def expert_loss(torch: Any, model: Any, batch: dict[str, Array]) -> Callable[[], Any]:
     """The same sum, with scores at the masked positions alone."""
-    tensors = {name: torch.tensor(array) for name, array in batch.items()}
+    tensors = {name: torch.tensor(array, device=model.device) for name, array in batch.items()}
     labels, follows = tensors.pop("labels").reshape(-1), tensors.pop("next_sentence_label")
     positions = torch.nonzero(labels != IGNORE).reshape(-1)
     targets = labels[positions]

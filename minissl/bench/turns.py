@@ -65,22 +65,30 @@ def import_torch(threads: int) -> tuple[Any, Any]:
     return torch, transformers
 
 
-def torch_step(torch: Any, model: Any, loss_of: Callable[[], Any]) -> Callable[[], float]:
-    """A whole step as a user of transformers writes it: decay on matrices alone, clipping at 1."""
+def torch_step(
+    torch: Any, model: Any, loss_of: Callable[[], Any], scaler: Any = None, fused: bool | None = None
+) -> Callable[[], float]:
+    """A whole step as a user of transformers writes it: decay on matrices alone, clipping at 1.
+
+    On a GPU also as they do: a loss scaler for float16, and AdamW's fused kernel.
+    """
+    scaler = scaler or torch.amp.GradScaler(enabled=False)
     params = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decays = [p.dim() > 1 and not name.endswith("_token") for name, p in params]
     groups = [
         {"params": [p for (_, p), d in zip(params, decays, strict=True) if d == decay], "weight_decay": 0.01 * decay}
         for decay in (True, False)
     ]
-    optimiser = torch.optim.AdamW(groups, lr=LEARNING_RATE, eps=1e-6)
+    optimiser = torch.optim.AdamW(groups, lr=LEARNING_RATE, eps=1e-6, fused=fused)
 
     def step() -> float:
         optimiser.zero_grad()
         loss = loss_of()
-        loss.backward()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
+        scaler.step(optimiser)
+        scaler.update()
         return float(loss.item())
 
     return step

@@ -96,3 +96,10 @@ def test_the_types_of_products_are_cudas():
     runtime = {"float32": "CUDA_R_32F", "float64": "CUDA_R_64F", "float16": "CUDA_R_16F", "bfloat16": "CUDA_R_16BF"}
     assert {name: getattr(cupy.cuda.runtime, code) for name, code in runtime.items()} == backend._CUDA_TYPES
     assert callable(cupy.cuda.get_cublas_handle)
+
+
+def test_every_name_that_the_bench_asks_of_a_gpu_is_cupys():
+    asked = ("getDeviceProperties", "runtimeGetVersion", "deviceSynchronize", "memGetInfo")
+    assert [name for name in asked if not hasattr(cupy.cuda.runtime, name)] == []
+    assert hasattr(cupy.cuda.Device, "id")
+    assert hasattr(cupy.get_default_memory_pool(), "free_all_blocks")
