@@ -141,8 +141,7 @@ def init_process_group(
 def in_place_of_cupy(nccl: bool = True) -> Any:
     """The stand-in, with `cupy.cuda` and `cupyx.distributed`, where minissl looks for them."""
     with stand_in.in_place_of_cupy() as cupy:
-        cupy.cuda = ModuleType("cupy.cuda")
-        cupy.cuda.__dict__.update(
+        vars(cupy.cuda).update(
             Stream=Stream, Event=Event, Device=Device, get_current_stream=lambda: COMPUTES,
             nccl=ModuleType("cupy.cuda.nccl"), runtime=ModuleType("cupy.cuda.runtime"),
         )  # fmt: skip
