@@ -3,7 +3,7 @@
 Most take rows in blocks that stay near a core through every pass, write into arrays that exist already, and sum over an
 axis by a matrix-vector product. The gain in each docstring is reference time / twin time, forward and backward
 together, float32, one thread of an AMD EPYC, on one thread's share of a `tiny` step (16 × 64 tokens);
-`python -m minissl.bench.twins` measures them again. (A twin of `linear` was tried and gained 1.02: too little to keep.)
+`python -m minissl.bench.twins` measures them again.
 """
 
 from __future__ import annotations
@@ -15,12 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from minissl import ops
-from minissl.backend import Array
+from minissl.backend import Array, array_module
 from minissl.kernels.rows import RowGradient
 from minissl.ops.attention import AttentionCache
 from minissl.ops.cross_entropy import check_targets
+from minissl.ops.dropout import DropoutCache, draw_keep
 from minissl.ops.embedding import LookupCache
 from minissl.ops.layer_norm import LayerNormCache
+from minissl.ops.linear import LinearCache
 
 BLOCK = 1 << 17  # numbers in a block: few enough for the cache, many enough that threads seldom meet at the interpreter
 LOGITS_BLOCK = 1 << 20
@@ -154,34 +156,97 @@ def gelu_forward(x: Array) -> tuple[Array, Array]:
     scratch = np.empty((2, min(BLOCK, x.size)), x.dtype)
     for start in range(0, x.size, BLOCK):
         block = slice(start, start + BLOCK)
-        part, density = flat_x[block], flat_slope[block]
-        t, phi = scratch[:, : part.size]
-        np.abs(part, out=t)
-        t *= TAIL_P
-        t += 1
-        np.reciprocal(t, out=t)
-        np.multiply(t, TAIL[-1], out=phi)
-        for coefficient in TAIL[-2::-1]:
-            phi += coefficient
-            phi *= t
-        np.multiply(part, part, out=density)
-        density *= -0.5
-        np.exp(density, out=density)
-        phi *= density  # Φ(-|x|)
-        np.subtract(0.5, phi, out=phi)
-        np.bitwise_and(part.view(np.uint32), SIGN_BIT, out=t.view(np.uint32))
-        np.bitwise_or(phi.view(np.uint32), t.view(np.uint32), out=phi.view(np.uint32))  # np.copysign, 5 times as fast
-        phi += 0.5  # Φ(x)
-        np.multiply(part, phi, out=flat_y[block])
-        density *= 1 / math.sqrt(2 * math.pi)
-        density *= part
-        density += phi  # the slope Φ(x) + x φ(x)
+        _gelu(flat_x[block], flat_y[block], flat_slope[block], scratch)
     return y, slope
+
+
+def _gelu(x: Array, y: Array, slope: Array, scratch: Array) -> None:
+    """GELU of a flat block into `y`, which may be `x` itself, and its slope into `slope`."""
+    t, phi = scratch[:, : x.size]
+    np.abs(x, out=t)
+    t *= TAIL_P
+    t += 1
+    np.reciprocal(t, out=t)
+    np.multiply(t, TAIL[-1], out=phi)
+    for coefficient in TAIL[-2::-1]:
+        phi += coefficient
+        phi *= t
+    np.multiply(x, x, out=slope)
+    slope *= -0.5
+    np.exp(slope, out=slope)
+    phi *= slope  # Φ(-|x|)
+    np.subtract(0.5, phi, out=phi)
+    np.bitwise_and(x.view(np.uint32), SIGN_BIT, out=t.view(np.uint32))
+    np.bitwise_or(phi.view(np.uint32), t.view(np.uint32), out=phi.view(np.uint32))  # np.copysign, 5 times as fast
+    phi += 0.5  # Φ(x)
+    slope *= 1 / math.sqrt(2 * math.pi)
+    slope *= x
+    slope += phi  # Φ(x) + x φ(x)
+    np.multiply(x, phi, out=y)
 
 
 def gelu_backward(dy: Array, cache: Array) -> Array:
     """As `ops.gelu_backward`: dy times the slope."""
     return dy * cache
+
+
+def linear_forward(x: Array, weight: Array, bias: Array) -> tuple[Array, LinearCache]:
+    """As `ops.linear_forward`, with the bias added in place. Gain GAIN."""
+    y = x.reshape(-1, x.shape[-1]) @ weight.T
+    y += bias
+    return y.reshape(*x.shape[:-1], len(weight)), LinearCache(x, weight)
+
+
+def linear_backward(dy: Array, cache: LinearCache) -> tuple[Array, Array, Array]:
+    """As `ops.linear_backward`, with the bias's sum over the rows as a product."""
+    x, weight = cache
+    rows, drows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    return (drows @ weight).reshape(x.shape), drows.T @ rows, np.ones(len(drows), dy.dtype) @ drows
+
+
+class LinearGeluCache(NamedTuple):
+    """Of `linear`, and the slope of GELU."""
+
+    linear: LinearCache
+    slope: Array
+
+
+def linear_gelu_forward(x: Array, weight: Array, bias: Array) -> tuple[Array, LinearGeluCache]:
+    """y = gelu(x Wᵀ + b): the bias is added while a block of the product is at hand for GELU. Gain GAIN."""
+    y = x.reshape(-1, x.shape[-1]) @ weight.T
+    if x.dtype == np.float32:
+        slope, scratch = np.empty_like(y), np.empty((2, max(BLOCK, y.shape[1])), y.dtype)
+        for block in _row_blocks(*y.shape):
+            h = y[block]
+            h += bias
+            _gelu(h.reshape(-1), h.reshape(-1), slope[block].reshape(-1), scratch)
+    else:
+        y, slope = gelu_forward(y + bias)
+    return y.reshape(*x.shape[:-1], len(weight)), LinearGeluCache(LinearCache(x, weight), slope)
+
+
+def linear_gelu_backward(dy: Array, cache: LinearGeluCache) -> tuple[Array, Array, Array]:
+    """The backward passes of both, in reverse order."""
+    return linear_backward(dy.reshape(cache.slope.shape) * cache.slope, cache.linear)
+
+
+def dropout_add_forward(x: Array, residual: Array, rate: float, rng: np.random.Generator) -> tuple[Array, DropoutCache]:
+    """y = residual + dropout(x), block by block. Gain GAIN."""
+    cache = draw_keep(x.shape, rate, rng, array_module(x))
+    y = np.multiply(x, cache.keep, out=np.empty(x.shape, x.dtype))
+    flat, others = y.reshape(-1), np.ascontiguousarray(residual).reshape(-1)
+    for start in range(0, flat.size, BLOCK):
+        part = flat[start : start + BLOCK]
+        part *= cache.scale
+        part += others[start : start + BLOCK]
+    return y, cache
+
+
+def dropout_backward(dy: Array, cache: DropoutCache) -> Array:
+    """As `ops.dropout_backward`, scaled in place."""
+    dx = dy * cache.keep
+    dx *= cache.scale
+    return dx
 
 
 class MaskedCrossEntropyCache(NamedTuple):
@@ -245,8 +310,11 @@ def embedding_backward(dy: Array, cache: LookupCache) -> RowGradient:
 
 TWINS: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "attention": (attention_forward, attention_backward),
+    "dropout_add": (dropout_add_forward, dropout_backward),
     "embedding": (ops.embedding_forward, embedding_backward),
     "gelu": (gelu_forward, gelu_backward),
+    "linear": (linear_forward, linear_backward),
+    "linear_gelu": (linear_gelu_forward, linear_gelu_backward),
     "layer_norm": (layer_norm_forward, layer_norm_backward),
     "masked_cross_entropy": (masked_cross_entropy_forward, masked_cross_entropy_backward),
 }

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 from minissl.backend import Array, array_module
 from minissl.errors import InputError
@@ -16,6 +17,16 @@ class Param:
     def __init__(self, data: Array, decay: bool):
         self.data = data
         self.decay = decay
+        self.packed: Packed | None = None
+
+
+class Packed(NamedTuple):
+    """Where `Module.pack` put a parameter: its view, and where that begins in which flat buffer."""
+
+    view: Array
+    flat: Array
+    start: int
+    stop: int
 
 
 class Module:
@@ -60,8 +71,10 @@ class Module:
         """
         params = packing_order(self)
         flat = array_module(params[0].data).concatenate([p.data.reshape(-1) for p in params])
+        start = 0
         for param, view in zip(params, _views(flat, params), strict=True):
-            param.data = view
+            param.data, param.packed = view, Packed(view, flat, start, start + view.size)
+            start += view.size
         return flat
 
 
@@ -97,10 +110,22 @@ class Grads:
         if self.added is not None:
             self.added(param)
 
+    def add_both(self, param: Param, a: Array, b: Array) -> None:
+        """Add a + b in one pass, of which neither is changed."""
+        view = self._views[param]
+        if param in self._written:
+            view += a + b
+        else:
+            self._written.add(param)
+            array_module(view).add(a, b, out=view)
+
     def __getitem__(self, param: Param) -> Array:
         """Return the parameter's gradient so far."""
         view = self._views[param]
         return view if param in self._written else array_module(view).zeros(view.shape, view.dtype)
+
+    def settle(self) -> None:
+        """Nothing waits to be added; in `training.pairs` something does."""
 
     def collect(self) -> Array:
         """Return the flat buffer, with zeros for the parameters that nothing reached, and start afresh."""
@@ -109,6 +134,14 @@ class Grads:
                 view[...] = 0
         self._written.clear()
         return self.flat
+
+
+def as_one(params: list[Param]) -> Array:
+    """The parameters' arrays, one under the other: a view where `Module.pack` made them neighbours, or else a copy."""
+    places = [param.packed for param in params if param.packed and param.packed.view is param.data]
+    if len(places) < len(params) or any(a.flat is not b.flat or a.stop != b.start for a, b in pairwise(places)):
+        return array_module(params[0].data).concatenate([param.data for param in params])
+    return places[0].flat[places[0].start : places[-1].stop].reshape(-1, *params[0].data.shape[1:])
 
 
 def packing_order(module: Module) -> list[Param]:

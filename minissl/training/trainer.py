@@ -16,6 +16,7 @@ from minissl.nn import Grads
 from minissl.nn.module import packing_order
 from minissl.training.adamw import AdamW, adamw_update
 from minissl.training.buckets import Buckets
+from minissl.training.pairs import Pair
 from minissl.training.processes import Alone, Processes
 from minissl.training.schedule import warmup_linear
 from minissl.workers import Workers, available_cores, slices, split_rows
@@ -97,9 +98,14 @@ class Trainer:
         xp = array_module(self.weights)
         self.mean, self.square = xp.zeros_like(self.weights), xp.zeros_like(self.weights)
         self.workers = Workers(options.threads)
-        self._grads = [Grads(model) for _ in range(options.threads)]
         self._slices = _slices(model, lr_factors or {}, options.threads)
-        self._buckets = Buckets(model, self._grads, self.processes) if self.processes.size > 1 else None
+        self._buckets: Buckets | None = None
+        pairs = [Pair(model) for _ in range(options.threads // 2)] if self.processes.size == 1 else []
+        alone = [Grads(model) for _ in range(options.threads - 2 * len(pairs))]
+        self._grads = [*(half for pair in pairs for half in pair.halves), *alone]  # each thread's
+        self._sums: list[Pair | Grads] = [*pairs, *alone]
+        if self.processes.size > 1:
+            self._buckets = Buckets(model, self._grads, self.processes)
 
     def train_step(self, micro_batches: list[Batch]) -> StepRecord:
         """Do one update from the gradient of all the micro-batches as if they were one batch.
@@ -111,7 +117,7 @@ class Trainer:
             losses, gradient, norm = self._losses_and_gradient(micro_batches)
         except BaseException:
             self.step -= 1
-            for grads in self._grads:  # half a gradient must not reach the next step
+            for grads in self._sums:  # half a gradient must not reach the next step
                 grads.collect()
             raise
         lr = self._update(gradient, norm)
@@ -128,7 +134,10 @@ class Trainer:
         if self._buckets is not None:
             self._buckets.begin((*losses, *map(len, shares)), max(map(len, shares)))
         for micro, of_batch in enumerate(shares):
-            for share in self._run_shares(of_batch, counts, micro):
+            from_threads = self._run_shares(of_batch, counts, micro)
+            for grads in self._sums:
+                grads.settle()
+            for share in from_threads:
                 for name, loss in share.items():
                     losses[name] += loss
         gradient, norm = self._sum_shares()
@@ -157,7 +166,7 @@ class Trainer:
     def _sum_shares(self) -> tuple[Array, float]:
         """Sum the gradients in a fixed order; return the sum (in the first thread's buffer) and its norm."""
         if self._buckets is None:
-            first, *rest = [grads.collect() for grads in self._grads]
+            first, *rest = [grads.collect() for grads in self._sums]
         else:
             first, rest = self._buckets.finish(), []
 
