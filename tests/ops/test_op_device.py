@@ -7,10 +7,13 @@ import pytest
 
 from minissl.backend import beside, to_host
 from minissl.gradcheck.cases import op_cases
+from minissl.kernels import op, twins
 from stand_in import back, in_place_of_cupy, move
 
 TOLERANCES = {"float32": 1e-5, "float64": 1e-12}  # of the largest entry
 CASES = op_cases()
+PAIRS = [(case, case) for case in CASES] + [(case, op(case.op)) for case in CASES if (case.op, "cupy") in twins()]
+LABELS = [f"{case.op}, {case.label}" + ("" if pair is case else ", twin") for case, pair in PAIRS]
 
 
 def given(case, dtype):
@@ -30,13 +33,13 @@ def results(y, gradients):
 
 
 @pytest.mark.parametrize("dtype", TOLERANCES)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.op}, {case.label}")
-def test_every_op_keeps_to_the_device(cupy, case, dtype):
+@pytest.mark.parametrize(("case", "pair"), PAIRS, ids=LABELS)
+def test_every_op_keeps_to_the_device(cupy, case, pair, dtype):
     device = cupy.zeros(1)
     y, cache = case.forward(**given(case, "float64"))
     expected = results(y, case.backward(upstream(y, "float64"), cache))
-    y, cache = case.forward(**beside(given(case, dtype), device))
-    found = results(y, case.backward(beside(upstream(y, dtype), device), cache))
+    y, cache = pair.forward(*beside(given(case, dtype), device).values())
+    found = results(y, pair.backward(beside(upstream(y, dtype), device), cache))
     for one, other in zip(found, expected, strict=True):
         assert isinstance(one, cupy.ndarray), "this result left the device"
         assert (one.shape, one.dtype) == (np.shape(other), dtype)
