@@ -13,6 +13,7 @@ A `Fused` is neighbouring ops that a twin may run as one, which saves passes ove
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -55,7 +56,11 @@ class Op:
         self.reference = Pair(getattr(ops, f"{name}_forward"), getattr(ops, f"{name}_backward"))
 
     def forward(self, x: Array, *args: Any) -> tuple[Array, OpCache]:
-        """Run the chosen forward and keep its backward beside its cache."""
+        """Run the chosen forward and keep its backward beside its cache.
+
+        Raises InputError for arrays of which some are on the host and some on a device.
+        """
+        _require_one_place(self.name, x, *args)
         pair = _replaced.get(self.name) or _twin(self.name, x, *args) or self.reference
         y, cache = pair.forward(x, *args)
         return y, OpCache(pair.backward, cache)
@@ -75,6 +80,7 @@ class Fused:
 
     def forward(self, x: Array, *args: Any) -> tuple[Array, OpCache]:
         """As `Op.forward`; what `Op.backward` of any part makes of the cache is the backward of them all."""
+        _require_one_place(self.name, x, *args)
         replaced = any(part.name in _replaced for part in self.parts)
         pair = self.unfused if replaced else _twin(self.name, x, *args) or self.unfused
         y, cache = pair.forward(x, *args)
@@ -108,6 +114,19 @@ def dropout_add() -> Fused:
         return residual + y, cache
 
     return Fused("dropout_add", [dropout], Pair(forward, dropout.backward))
+
+
+def _require_one_place(name: str, *args: Any) -> None:
+    """Nothing moves by itself. CuPy would take some host arrays in silence, and refuse others without advice."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None:
+        return
+    moved = [isinstance(a, cupy.ndarray) for a in args if getattr(a, "ndim", 0)]
+    if any(moved) and not all(moved):
+        raise InputError(
+            f"{name}: some of its arrays are on the host and some on the GPU; move the model (model.to) or the arrays "
+            "(cupy.asarray and .get)"
+        )
 
 
 def _twin(name: str, *args: Any) -> Pair | None:

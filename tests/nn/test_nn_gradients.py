@@ -138,6 +138,17 @@ def test_on_the_device(cupy, label, dtype, tolerance):
         assert np.abs(to_host(one) - expected[name]).max() <= tolerance * max(1, np.abs(expected[name]).max()), name
 
 
+@pytest.mark.parametrize("there", ["the weights", "the input"])
+@pytest.mark.parametrize("label", ["linear, 2-D", "layer norm", "feed-forward, gelu"])
+def test_host_and_device_do_not_mix(cupy, label, there):
+    make, inputs = MODULES[label]
+    module, x = make(), inputs["x"]
+    for _, param in module.named_parameters():
+        param.data = beside(param.data, cupy.zeros(1)) if there == "the weights" else param.data
+    with pytest.raises(InputError, match=r"some of its arrays are on the host and some on the GPU; move the model"):
+        module.forward(x if there == "the weights" else cupy.asarray(x))
+
+
 class Recorder:
     """Stands in for Grads: notes what is added, each parameter once."""
 

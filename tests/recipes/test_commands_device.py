@@ -151,6 +151,11 @@ def alike(found, expected, where):
         assert found == expected, where
 
 
+def test_words_and_next_sentences_are_learnt(small_text, on_both):
+    options = ["--steps", "4", "--batch-size", "4", "--seq-len", "24", "--vocab-size", "150", "--threads", "1"]
+    same_runs(*on_both("pretrain", "--data", str(small_text), *options), "metrics.json")
+
+
 def test_texts_get_their_classes(bert, reviews, on_both):
     same_runs(*on_both("finetune", "sentiment", "--model", bert, "--data", reviews, *TEXT), "metrics.json")
 
