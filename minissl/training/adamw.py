@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from minissl.backend import Array, array_module
 
-BLOCK = 1 << 16  # numbers updated at a time: five arrays of them stay in a core's cache through all the passes
+BLOCK = 1 << 18  # numbers updated at a time: five arrays of them stay in a core's cache through all the passes
 
 
 @dataclass(frozen=True)
