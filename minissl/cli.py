@@ -53,11 +53,13 @@ def _joined(argv: list[str]) -> list[str]:
 
 def _run_as_one_of_several(a: argparse.Namespace) -> int:
     """Under mpirun: the first process speaks for all."""
-    from minissl.training.processes import none_is_left
+    from minissl.training.processes import find_processes, none_is_left
 
     if a.run not in (_pretrain, _pretrain_images):
         raise InputError(f"started as {launched()} processes; only minissl pretrain shares its work among several")
     with none_is_left(), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere if rank() else sys.stdout):
+        if getattr(a, "device", None) == "cuda":
+            find_processes().take_gpu()
         return int(a.run(a))
 
 

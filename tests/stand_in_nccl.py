@@ -87,6 +87,7 @@ class Device:
     def use(self) -> Device:
         """As CuPy's, for the calling thread; minissl's others do nothing on a device."""
         assert Device._used is None, "a process takes one GPU, and keeps it"
+        assert not stand_in.CALLS, "what was on a device before is on the first one, which is another process's"
         Device._used = self.id
         return self
 

@@ -36,7 +36,10 @@ class Processes(Protocol):
     neighbours: int  # how many of them are on this machine
 
     def take_gpu(self) -> None:
-        """From now on work on a GPU of one's own. Raises InputError where there is none for each process."""
+        """From now on work on a GPU of one's own: before anything else is on one, for the first would be everybody's.
+
+        Raises InputError where there is none for each process.
+        """
 
     def begin_sum(self, part: Array) -> Callable[[], bool]:
         """Begin to replace `part` by its sum over all processes; what is returned says whether that is done."""
@@ -102,7 +105,8 @@ class Several:
         """One for each process of a machine, in their order. Every process calls this."""
         from minissl.training.nccl import connect_gpus
 
-        self._gpus = connect_gpus(self, self._place)
+        if self._gpus is None:
+            self._gpus = connect_gpus(self, self._place)
 
     def begin_sum(self, part: Array) -> Callable[[], bool]:
         """Begin a sum that goes on while others compute; every process begins its sums in the same order."""
