@@ -2,9 +2,9 @@
 //
 // Every thread of a block is a fiber with a stack of its own. A fiber runs until it meets a barrier or a shuffle and
 // goes on when all it waits for are there too: a thread that reads what another has not yet written, for want of a
-// barrier, reads the wrong number, and does so every time. Blocks run one after another, the last one first, and every
-// other one with its threads in reverse. Shared memory begins as NaN. An array ends where forbidden memory begins, and
-// what lies before it is compared afterwards.
+// barrier, reads the wrong number, and does so every time. Blocks run one after another, in the order that is asked for,
+// and every other one with its threads in reverse. Shared memory begins as NaN. An array ends where forbidden memory
+// begins, and what lies before it is compared afterwards.
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -42,14 +42,17 @@ namespace emulation {
 
 enum State { READY, AT_WARP, AT_BLOCK, DONE };
 const int MOST = 1024, STACK = 1 << 16, WARP = 32, FORBIDDEN = 1 << 26;
-struct Fiber { ucontext_t start; jmp_buf at; State state; int line; bool fresh; };
+typedef void* Place[5];  // where a fiber goes on: GCC's own setjmp saves little and is quick
+struct Fiber { ucontext_t start; Place at; State state; int line; bool fresh; unsigned shuffles; };
 struct Room { char *host, *data, *base; long long bytes, mapped; bool written; };
 
 static Fiber fibers[MOST];
 static char* stacks;
-static unsigned long long slots[MOST];
-static jmp_buf scheduler, out;
+static unsigned long long slots[2][MOST];
+static Place scheduler;
+static jmp_buf out;
 static int current, threads;
+static bool plain, waited;  // no block of this launch has waited so far, so this one's threads need no fibers
 static char failure[300];
 static void (*body)(void**);
 static void** arguments;
@@ -61,8 +64,10 @@ static int n_rooms;
     _longjmp(out, 1);
 }
 
-static void leave() {
-    if (_setjmp(fibers[current].at) == 0) _longjmp(scheduler, 1);
+[[noreturn]] static __attribute__((noinline)) void jump(Place& place) { __builtin_longjmp(place, 1); }
+
+static __attribute__((noinline)) void leave() {
+    if (__builtin_setjmp(fibers[current].at) == 0) jump(scheduler);
 }
 
 static void live() {
@@ -77,14 +82,16 @@ static __attribute__((noinline)) void resume(int thread) {
     Fiber& fiber = fibers[thread];
     current = thread;
     threadIdx = {(unsigned)thread, 0, 0};
-    if (_setjmp(scheduler) == 0) {
-        if (!fiber.fresh) _longjmp(fiber.at, 1);
+    if (__builtin_setjmp(scheduler) == 0) {
+        if (!fiber.fresh) jump(fiber.at);
         fiber.fresh = false;
         setcontext(&fiber.start);
     }
 }
 
 static void wait(State where, int line) {
+    if (plain) fail("a barrier or a shuffle that not every block reaches");
+    waited = true;
     fibers[current].state = where;
     fibers[current].line = line;
     leave();
@@ -100,7 +107,14 @@ static bool release(int first, int n, State where) {
 
 static void run_block(bool backwards) {
     if (__start_cuda_shared) memset(__start_cuda_shared, 0xff, __stop_cuda_shared - __start_cuda_shared);
-    for (int i = 0; i < threads; i++) fibers[i].state = READY;
+    if (plain) {
+        for (int i = 0; i < threads; i++) {
+            threadIdx.x = backwards ? threads - 1 - i : i;
+            body(arguments);
+        }
+        return;
+    }
+    for (int i = 0; i < threads; i++) fibers[i].state = READY, fibers[i].shuffles = 0;
     const int warps = (threads + WARP - 1) / WARP;
     for (;;) {
         for (int k = 0; k < warps; k++) {
@@ -123,10 +137,10 @@ static void block_barrier(int line) { wait(AT_BLOCK, line); }
 
 template <class T> static T shuffle(unsigned mask, T value, int source, int line) {
     if (mask != 0xffffffffu) fail("a shuffle that leaves lanes of its warp out");
-    memcpy(&slots[current], &value, sizeof value);
+    auto& now = slots[fibers[current].shuffles++ % 2];  // the next shuffle takes the other, while some still read here
+    memcpy(&now[current], &value, sizeof value);
     wait(AT_WARP, line);
-    memcpy(&value, &slots[source], sizeof value);
-    wait(AT_WARP, line);
+    memcpy(&value, &now[source], sizeof value);
     return value;
 }
 
@@ -156,7 +170,7 @@ static bool untouched(const Room& room) {
     return true;
 }
 
-// Run a kernel. bytes[i] is the size of argument i's array, or -1 for a scalar; returns what went wrong, or "".
+// Run a kernel with the grid's two sizes, the block's, and one of four orders in `dims`. bytes[i] is the size of argument i's array, or -1 for a scalar; returns what went wrong, or "".
 static const char* launch(void (*kernel)(void**), const unsigned* dims, int n, void** args, const long long* bytes,
                           const int* written) {
     failure[0] = 0;
@@ -177,6 +191,7 @@ static const char* launch(void (*kernel)(void**), const unsigned* dims, int n, v
             fibers[i].start.uc_stack.ss_size = STACK;
             makecontext(&fibers[i].start, live, 0);
         }
+    plain = waited = false;
     n_rooms = 0;
     for (int i = 0; i < n; i++) {
         if (bytes[i] < 0) continue;
@@ -193,9 +208,12 @@ static const char* launch(void (*kernel)(void**), const unsigned* dims, int n, v
     sigaction(SIGSEGV, &mine, &segv);
     sigaction(SIGBUS, &mine, &bus);
     if (_setjmp(out) == 0) {
-        for (long long b = (long long)gridDim.x * gridDim.y - 1; b >= 0; b--) {
+        const long long blocks = (long long)gridDim.x * gridDim.y, order = dims[3];
+        for (long long i = 0; i < blocks; i++) {
+            const long long b = order & 1 ? i : blocks - 1 - i;
             blockIdx = {(unsigned)(b % gridDim.x), (unsigned)(b / gridDim.x), 0};
-            run_block(b % 2 == 1);
+            run_block((b + order / 2) % 2 == 1);
+            plain = !waited;
         }
     } else {
         for (Fiber& fiber : fibers) fiber.fresh = true;

@@ -22,6 +22,7 @@ import numpy as np
 
 HEADER = Path(__file__).with_name("emulation.hpp")
 COMPILER = shutil.which("g++")
+order = 0  # of blocks and threads, one of four; nothing may depend on it
 MOST_THREADS, MOST_SHARED, MOST_BLOCKS = 1024, 48 * 1024, (2**31 - 1, 2**16 - 1)
 KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\w+\) )?(\w+)\((.*?)\)', re.DOTALL)
 TYPES = {
@@ -74,7 +75,7 @@ class RawKernel:
         places = (ctypes.c_void_p * len(args))(*(ctypes.addressof(value) for value, _ in packed))
         sizes = (ctypes.c_longlong * len(args))(*(size for _, size in packed))
         written = (ctypes.c_int * len(args))(*(not constant for _, _, constant in self.parameters))
-        failure = self.launch((ctypes.c_uint * 3)(*grid, block[0]), len(args), places, sizes, written)
+        failure = self.launch((ctypes.c_uint * 4)(*grid, block[0], order), len(args), places, sizes, written)
         if failure:
             raise LaunchRefused(f"{self.name}: {failure.decode()}")
 

@@ -346,7 +346,7 @@ MUTANTS = [
     Mutant("dropout", "dropout-shared-words", "forward_differs", "draw_keep",
            "words.view(np.uint16)[:size]",
            "np.repeat(words.view(np.uint16)[::4], 4)[:size]", "four neighbours share one fate"),
-    Mutant("dropout", "dropout-any-rate", "bad_input", "draw_keep",
+    Mutant("dropout", "dropout-any-rate", "bad_input", "levels_dropped",
            "if not 0 <= rate < 1:", "if False:", "a rate in percent passes"),
 
     # ---- cross-entropy

@@ -250,7 +250,7 @@ def _asarray(x: Any, dtype: Any = None) -> ndarray:
 _FUNCTIONS = (
     "abs", "arange", "argsort", "clip", "copysign", "divide", "empty", "exp", "log", "maximum", "minimum", "multiply",
     "sign", "sqrt", "tanh", "where", "zeros", "zeros_like", "empty_like", "full", "ones", "concatenate", "stack", "dot",
-    "matmul", "take_along_axis", "isfinite", "cos", "sin", "broadcast_to", "logical_and", "ascontiguousarray",
+    "matmul", "take_along_axis", "isfinite", "cos", "sin", "broadcast_to", "logical_and", "ascontiguousarray", "sort",
 )  # fmt: skip
 
 

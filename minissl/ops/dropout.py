@@ -17,6 +17,13 @@ class DropoutCache(NamedTuple):
     scale: float
 
 
+def levels_dropped(rate: float) -> int:
+    """Below which of the 65536 levels an entry is dropped. Raises InputError for a rate outside 0 ≤ rate < 1."""
+    if not 0 <= rate < 1:
+        raise InputError(f"dropout: rate {rate} given, expected 0 ≤ rate < 1 (the share that is dropped, not kept)")
+    return min(round(rate * LEVELS), LEVELS - 1)
+
+
 def draw_keep(shape: tuple[int, ...], rate: float, rng: np.random.Generator, xp: ArrayLibrary) -> DropoutCache:
     """Draw which entries stay: 16 random bits each, so the rate is rounded to 1/65536 and the scale fits it exactly.
 
@@ -25,11 +32,9 @@ def draw_keep(shape: tuple[int, ...], rate: float, rng: np.random.Generator, xp:
 
     Raises InputError for a rate outside 0 ≤ rate < 1.
     """
-    if not 0 <= rate < 1:
-        raise InputError(f"dropout: rate {rate} given, expected 0 ≤ rate < 1 (the share that is dropped, not kept)")
+    dropped = levels_dropped(rate)
     size = int(np.prod(shape))
     words = rng.integers(0, 2**64 - 1, 4 * -(-size // 16), dtype=np.uint64, endpoint=True)
-    dropped = min(round(rate * LEVELS), LEVELS - 1)
     keep = (words.view(np.uint16)[:size] >= dropped).reshape(shape)
     return DropoutCache(xp.asarray(keep), LEVELS / (LEVELS - dropped))
 

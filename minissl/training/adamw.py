@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from minissl import kernels
 from minissl.backend import Array, array_module
+from minissl.kernels import gpu
 
 BLOCK = 1 << 18  # numbers updated at a time: five arrays of them stay in a core's cache through all the passes
 
@@ -35,9 +37,16 @@ def adamw_update(
     square_correction = 1 - s.beta2**step if s.bias_correction else 1.0
     shrink = 1 - lr * s.weight_decay if decay else 1.0
     xp = array_module(weights)
+    arrays = weights, gradients, mean, square
+    if kernels.enabled() and gpu.applies(*arrays) and all(a.flags.c_contiguous for a in arrays):
+        gradient_factors = (1 - s.beta1) * scale, math.sqrt(1 - s.beta2) * scale
+        inverse_root = 1 / math.sqrt(square_correction)
+        rate = lr / mean_correction
+        gpu.adamw(*arrays, s.beta1, s.beta2, *gradient_factors, inverse_root, s.eps, shrink, rate)
+        return
     scratch = xp.empty(min(BLOCK, weights.size), weights.dtype)
     for start in range(0, weights.size, BLOCK):
-        w, g, m, v = (a[start : start + BLOCK] for a in (weights, gradients, mean, square))
+        w, g, m, v = (a[start : start + BLOCK] for a in arrays)
         t = scratch[: w.size]
         xp.multiply(g, (1 - s.beta1) * scale, out=t)
         m *= s.beta1
@@ -53,3 +62,11 @@ def adamw_update(
         t *= lr / mean_correction
         w *= shrink
         w -= t
+
+
+def squared_norm(x: Array) -> Array:
+    """Σ x² of a flat buffer, for clipping: the same bits each run, and on a device left there."""
+    if kernels.enabled() and gpu.applies(x):
+        return gpu.squared_norm(x)
+    total: Array = array_module(x).dot(x, x)
+    return total

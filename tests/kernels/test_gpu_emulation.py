@@ -35,6 +35,7 @@ extern "C" __global__ void warp_sums(const real* x, real* sums) {
 }
 extern "C" __global__ void reads(const real* x, long long i, real* y) { y[0] = x[i]; }
 extern "C" __global__ void writes(real* x, long long i) { x[i] = 1; }
+extern "C" __global__ void last_wins(real* x) { x[0] = blockIdx.x; }
 extern "C" __global__ void unset(real* x) {
     __shared__ real all[32];
     x[threadIdx.x] = all[threadIdx.x];
@@ -73,6 +74,16 @@ def test_a_barrier_that_some_threads_miss_is_found(name):
     with pytest.raises(emulation.LaunchRefused, match="not every thread reaches"):
         kernel(name)((1,), (64,), (move(np.zeros(4, np.float32)),))
     kernel("unset")((1,), (32,), (move(np.zeros(32, np.float32)),))  # and the next launch begins afresh
+
+
+def test_what_depends_on_the_order_of_blocks_shows(monkeypatch):
+    winners = set()
+    for order in range(4):
+        monkeypatch.setattr(emulation, "order", order)
+        x = move(np.zeros(1, np.float32))
+        kernel("last_wins")((9,), (32,), (x,))
+        winners.add(float(back(x)[0]))
+    assert winners == {0, 8}
 
 
 @pytest.mark.parametrize("i", [5, 4000, 10**7])

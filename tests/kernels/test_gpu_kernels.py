@@ -2,14 +2,17 @@
 
 import copy
 import inspect
+import math
 
 import numpy as np
 import pytest
 
 import emulation
 from minissl import ops
+from minissl.errors import InputError
 from minissl.gradcheck.cases import op_cases
 from minissl.kernels import gpu, op, reference_ops
+from minissl.training.adamw import AdamW, adamw_update, squared_norm
 from stand_in import back, in_place_of_cupy, move, ndarray
 
 pytestmark = pytest.mark.skipif(emulation.COMPILER is None, reason="no g++ to build the kernels with")
@@ -31,23 +34,129 @@ def affine(*shape):
     return {"x": 2 * normal(*shape) + 1, "gain": normal(shape[-1], seed=1), "bias": normal(shape[-1]), "eps": 1e-6}
 
 
-# what the gradient check's small inputs do not reach: more rows than a slab, widths about a warp's, nothing at all
+def philox(taken=0, seed=5):
+    """A generator of which some words are taken, so that it stands within a block of four."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    rng.bit_generator.random_raw(taken)
+    return rng
+
+
+def heads(batch, n_heads, queries, keys, width):
+    """q, k and v as the layer has them: the heads of a position lie side by side."""
+    shapes = {"q": (queries, width), "k": (keys, width), "v": (keys, width + 1)}
+    return {name: normal(batch, n, n_heads, d, seed=n + d).swapaxes(1, 2) for name, (n, d) in shapes.items()}
+
+
+def hidden(*shape):
+    """A mask that hides about half, and all of one row."""
+    mask = np.random.default_rng(4).random(shape) < 0.5
+    mask.reshape(-1, shape[-1])[-1] = False
+    return {"mask": mask}
+
+
+def drops(taken, rate=0.3):
+    return {"rate": rate, "rng": philox(taken)}
+
+
+def product(rows, width, features):
+    return {"x": normal(*rows, width), "weight": normal(features, width, seed=1), "bias": normal(features)}
+
+
+def classes(n, number, **more):
+    return {"logits": 3 * normal(n, number), "targets": np.random.default_rng(2).integers(0, number, n), **more}
+
+
+def masked(n, width, number, **more):
+    ids = np.random.default_rng(1).integers(0, number, n)
+    arrays = {"h": normal(n, width), "weight": normal(number, width, seed=2), "bias": normal(number)}
+    return {**arrays, "targets": ids, **more}
+
+
+def lookup(ids, width=D):
+    return {"ids": ids, "weight": normal(V, width)}
+
+
+ZIPF = np.minimum(np.random.default_rng(0).zipf(1.3, 700), V) - 1
+
+# what the gradient check's small inputs do not reach: widths about a warp's, more rows than a slab, every mask's shape,
+# streams that begin within a block, more than a warp draws at a time, runs over several parts, nothing at all
 MORE = [
-    *(
-        ("layer_norm", f"{rows} × {width}", affine(rows, width))
-        for rows, width in [(1, 1), (3, 32), (5, 33), (2, 1003)]
-    ),
+    *(("layer_norm", f"{n} × {d}", affine(n, d)) for n, d in [(1, 1), (3, 32), (5, 33), (2, 1003)]),
     ("layer_norm", "many rows", affine(3, 211, 5)),
     ("layer_norm", "no rows", affine(0, D)),
     ("layer_norm", "strided", {**affine(1, D), "x": normal(D, T, B).T[..., ::-1], "gain": normal(2 * D)[::2]}),
-]
+    ("attention", "nobody", heads(0, 2, 5, 6, 4)),
+    ("attention", "nobody, masked, dropout", heads(0, 2, 5, 6, 4) | {"mask": np.ones((0, 1, 1, 6), bool)} | drops(0)),
+    ("attention", "one key", heads(2, 3, 4, 1, 5) | drops(0)),
+    ("attention", "large scores", heads(2, 3, 4, 33, 5) | {"q": 40 * heads(2, 3, 4, 33, 5)["q"]}),
+    *(
+        ("attention", f"mask {shape}", heads(2, 3, 4, 5, 6) | hidden(*shape))
+        for shape in [(2, 3, 4, 5), (2, 1, 1, 5), (1, 3, 1, 5), (2, 1, 4, 5), (1, 1, 4, 1), (3, 4, 5), (4, 5), (5,)]
+    ),
+    ("attention", "mask, 5-D", {n: x[None] for n, x in heads(2, 3, 4, 5, 6).items()} | hidden(1, 2, 1, 1, 5)),
+    *(("attention", f"{n} words on", heads(2, 3, 4, 37, 6) | hidden(2, 1, 1, 37) | drops(n)) for n in range(5)),
+    ("attention", "dropout, long rows", heads(1, 2, 3, 1037, 4) | hidden(1037) | drops(3)),
+    ("attention", "rate 0", heads(1, 2, 3, 5, 4) | drops(1, rate=0.0)),
+    ("attention", "one sequence", {n: x[0, 0] for n, x in heads(1, 1, 5, 6, 4).items()} | hidden(5, 6) | drops(1)),
+    *(("dropout", f"{n} entries", {"x": normal(n), "rate": 0.1, "rng": philox(n)}) for n in [1, 15, 16, 17, 511, 1500]),
+    ("dropout", "nothing", {"x": normal(0, D), "rate": 0.1, "rng": philox()}),
+    ("dropout", "rate 0", {"x": normal(B, D), "rate": 0.0, "rng": philox(2)}),
+    ("dropout", "nearly all", {"x": normal(50, D), "rate": 1 - 1e-9, "rng": philox(2)}),
+    ("dropout", "strided", {"x": normal(D, T, B).T, "rate": 0.5, "rng": philox(3)}),
+    ("dropout_add", "Philox", {"x": normal(B, T, D), "residual": normal(B, T, D, seed=1)} | drops(0)),
+    ("dropout_add", "strided", {"x": normal(D, T).T, "residual": normal(D, T, seed=1).T} | drops(3)),
+    ("dropout_add", "another generator", {
+        "x": normal(B, T, D), "residual": normal(B, T, D, seed=1), "rate": 0.1, "rng": np.random.default_rng(0),
+    }),
+    *((op, f"{rows} × {d}", product(rows, d, f)) for op in ("linear", "linear_gelu") for rows, d, f in [
+        ((), D, F), ((1,), 1, 1), ((B, T), D, 33), ((0,), D, F), ((70, 3), 5, 300),
+    ]),
+    ("linear_gelu", "strided", {**product((B, T), D, F), "x": normal(D, T, B).T}),
+    ("gelu", "nothing", {"x": normal(0, D)}),
+    ("gelu", "strided", {"x": 3 * normal(D, T, B).T[:, ::2]}),
+    ("gelu", "many", {"x": 4 * normal(2, 1001)}),
+    ("cross_entropy", "one class", classes(3, 1)),
+    ("cross_entropy", "many classes", classes(3, 1003, count=5)),
+    ("cross_entropy", "many rows", classes(300, 3)),
+    ("cross_entropy", "small unsigned targets", {**classes(3, 7), "targets": np.array([6, 0, 3], np.uint8)}),
+    ("cross_entropy", "large logits", {**classes(5, 33), "logits": 900 * normal(5, 33)}),
+    ("masked_cross_entropy", "empty share", masked(0, D, V, count=5)),
+    ("masked_cross_entropy", "one position", masked(1, D, V)),
+    ("masked_cross_entropy", "many classes", masked(70, D, 517, count=99)),
+    ("embedding", "no ids", lookup(np.zeros((B, 0), int))),
+    ("embedding", "one id alone", lookup(np.full((B, 100), 3), 300)),
+    ("embedding", "small unsigned ids", lookup(np.array([[3, 0], [3, 10]], np.uint8))),
+    ("embedding", "frequent and rare ids", lookup(ZIPF.reshape(7, 100), 33)),
+    ("take_positions", "nowhere", {"x": normal(B, T, D), "positions": np.zeros(0, int)}),
+]  # fmt: skip
 INPUTS = [(case.op, case.label, case.inputs) for case in op_cases() if case.op in gpu.TWINS] + MORE
 LABELS = [f"{op}-{label}" for op, label, _ in INPUTS]
 every_input = pytest.mark.parametrize(("op", "label", "inputs"), INPUTS, ids=LABELS)
 
 
+def linear_gelu_forward(x, weight, bias):
+    h, linear = ops.linear_forward(x, weight, bias)
+    y, gelu = ops.gelu_forward(h)
+    return y, (linear, gelu)
+
+
+def linear_gelu_backward(dy, cache):
+    return ops.linear_backward(ops.gelu_backward(dy, cache[1]), cache[0])
+
+
+def dropout_add_forward(x, residual, rate, rng):
+    y, cache = ops.dropout_forward(x, rate, rng)
+    return residual + y, cache
+
+
+FUSED = {
+    "linear_gelu": (linear_gelu_forward, linear_gelu_backward),
+    "dropout_add": (dropout_add_forward, ops.dropout_backward),
+}
+
+
 def reference(name):
-    return getattr(ops, f"{name}_forward"), getattr(ops, f"{name}_backward")
+    return FUSED.get(name) or (getattr(ops, f"{name}_forward"), getattr(ops, f"{name}_backward"))
 
 
 def given(inputs, dtype):
@@ -57,6 +166,10 @@ def given(inputs, dtype):
         floating = getattr(value, "dtype", None) == np.float64
         out[name] = value.astype(np.float32).astype(dtype, order="K") if floating else copy.deepcopy(value)
     return out
+
+
+def moved(inputs, dtype):
+    return {name: move(value) for name, value in given(inputs, dtype).items()}
 
 
 def upstream(y, dtype):
@@ -75,9 +188,9 @@ def expected(name, inputs, dtype):
 
 def found(pair, inputs, dtype):
     forward, backward = pair
-    arguments = list(map(move, given(inputs, dtype).values()))
-    assert gpu.applies(*arguments)
-    y, cache = forward(*arguments)
+    arguments = moved(inputs, dtype)
+    assert gpu.applies(*arguments.values())
+    y, cache = forward(**arguments)
     return results(y, backward(move(upstream(back(y), dtype)), cache))
 
 
@@ -118,14 +231,99 @@ def bits(value):
 @every_input
 def test_inputs_dy_and_cache_stay_and_a_second_backward_gives_the_same_bits(op, label, inputs):
     forward, backward = gpu.TWINS[op]
-    arguments = list(map(move, given(inputs, np.float32).values()))
-    before = bits([a for a in arguments if isinstance(a, ndarray)])
-    y, cache = forward(*arguments)
+    arguments = moved(inputs, np.float32)
+    before = bits([a for a in arguments.values() if isinstance(a, ndarray)])
+    y, cache = forward(**arguments)
     dy = move(upstream(back(y), np.float32))
     held = bits((y, cache, dy))
     assert bits(backward(dy, cache)) == bits(backward(dy, cache))
     assert bits((y, cache, dy)) == held
-    assert bits([a for a in arguments if isinstance(a, ndarray)]) == before
+    assert bits([a for a in arguments.values() if isinstance(a, ndarray)]) == before
+
+
+@every_input
+def test_no_bit_depends_on_the_order_in_which_blocks_and_threads_run(op, label, inputs, monkeypatch):
+    first = bits(found(gpu.TWINS[op], inputs, np.float32))
+    for order in (1, 2, 3):
+        monkeypatch.setattr(emulation, "order", order)
+        assert bits(found(gpu.TWINS[op], inputs, np.float32)) == first
+
+
+@pytest.mark.parametrize("taken", range(9))
+@pytest.mark.parametrize("size", [0, 1, 16, 40, 3000])
+@pytest.mark.parametrize("start", [0, 2**64 - 3, 2**128 - 2, 2**192 - 1, 2**256 - 2])
+def test_the_bits_are_numpys_and_so_is_the_generator_afterwards(start, size, taken):
+    """Wherever the stream stands, and where its counter carries into the next word."""
+    rate, x = 0.4, np.ones(size, np.float32)
+    generators = []
+    for _ in range(2):
+        rng = np.random.Generator(np.random.Philox(key=[2**63 + 7, 3], counter=start))
+        rng.bit_generator.random_raw(taken, output=False)
+        rng.integers(0, 9, 1, np.uint32)  # leaves half a word behind, which nothing may touch
+        generators.append(rng)
+    y, cache = gpu.dropout_forward(move(x), rate, generators[0])
+    expected, _ = ops.dropout_forward(x, rate, generators[1])
+    assert isinstance(cache, gpu.Drawn)
+    np.testing.assert_array_equal(back(y), expected)
+    one, other = (rng.bit_generator.state for rng in generators)
+    np.testing.assert_equal(one, other)
+
+
+def test_a_rate_outside_is_refused_as_by_the_reference():
+    x = move(np.ones(3))
+    for rate in (-0.1, 1.0, 15, math.nan):
+        for forward, *more in ((gpu.dropout_forward,), (gpu.dropout_add_forward, x)):
+            with pytest.raises(InputError, match="the share that is dropped"):
+                forward(x, *more, rate, philox())
+        with pytest.raises(InputError, match="the share that is dropped"):
+            gpu.attention_forward(*map(move, heads(1, 1, 2, 3, 4).values()), None, rate, philox())
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "masked_cross_entropy"])
+def test_a_target_outside_shows(name):
+    """On a device nobody looks at ids; the host did, before they were moved."""
+    inputs = moved(classes(3, 7) if name == "cross_entropy" else masked(3, D, 7), np.float32)
+    inputs["targets"][1:2] = 7
+    loss, _ = gpu.TWINS[name][0](**inputs)
+    assert np.isnan(back(loss))
+
+
+@pytest.mark.parametrize(("dtype", "most"), [(np.float64, 1e-12), (np.float32, 2e-6)], ids=["float64", "float32"])
+def test_adamw_over_100_steps(dtype, most):
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal(1001).astype(np.float32).astype(dtype)
+    host, device = ([move_(start), move_(0 * start), move_(0 * start)] for move_ in (np.copy, move))
+    for step in range(1, 101):
+        g = rng.standard_normal(1001).astype(np.float32).astype(dtype)
+        options = {"lr": 0.01, "step": step, "decay": step % 3 > 0, "scale": 0.5}
+        settings = AdamW(bias_correction=step % 2 > 0)
+        adamw_update(host[0], g, *host[1:], settings, **options)
+        adamw_update(device[0], move(g), *device[1:], settings, **options)
+    for ours, theirs in zip(device, host, strict=True):
+        assert ours.dtype == dtype
+        assert error(back(ours), theirs) <= most
+
+
+@pytest.mark.parametrize("size", [0, 1, 255, 70_001])
+def test_squared_norm(size):
+    x = normal(size).astype(np.float32)
+    total = squared_norm(move(x))
+    assert (total.shape, total.dtype) == ((), np.float32)
+    assert back(total) == pytest.approx(np.square(x, dtype=np.float64).sum(), rel=1e-7)
+    assert float(squared_norm(x)) == pytest.approx(float(back(total)), rel=1e-5)
+    with reference_ops():
+        assert float(back(squared_norm(move(x)))) == pytest.approx(float(back(total)), rel=1e-5)
+
+
+def test_the_optimiser_runs_the_kernel_and_for_strided_arrays_the_reference(monkeypatch):
+    launched = []
+    run = gpu._run
+    monkeypatch.setattr(gpu, "_run", lambda kernel, *args: (launched.append(kernel), run(kernel, *args)))
+    for part in (slice(None), slice(None, None, 2)):
+        arrays = [move(normal(9))[part] for _ in range(4)]
+        adamw_update(*arrays[:3], arrays[3] * arrays[3], AdamW(), lr=0.1, step=1, decay=True)
+        squared_norm(arrays[0])
+    assert launched == ["adamw", "square_sums", "sum_up", "square_sums", "sum_up"]
 
 
 def test_the_twin_is_what_a_module_calls():

@@ -6,6 +6,7 @@
 typedef REAL real;
 
 #define WARP 32
+#define WARPS 8  // in a block
 #define ALL_LANES 0xffffffffu
 #ifndef INFINITY
 #define INFINITY __int_as_float(0x7f800000)
@@ -25,35 +26,36 @@ template <class T> __device__ T warp_max(T value) {
     return value;
 }
 
-// Every thread gets the sum over its block of at most 32 warps.
+// This thread's place in its warp, and its warp's place in the block.
+__device__ int lane() { return threadIdx.x % WARP; }
+__device__ int warp() { return threadIdx.x / WARP; }
+
+// Every thread gets the sum over its block, of the warps' sums in order.
 __device__ double block_sum(double value) {
-    __shared__ double sums[WARP];
-    const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    __shared__ double sums[WARPS];
     value = warp_sum(value);
-    if (threadIdx.x % WARP == 0) sums[warp] = value;
+    if (lane() == 0) sums[warp()] = value;
     __syncthreads();
     double total = 0;
-    for (int i = 0; i < warps; i++) total += sums[i];
-    __syncthreads();  // before anyone writes the sums of the next call
+    for (int i = 0; i < WARPS; i++) total += sums[i];
+    __syncthreads();  // nobody writes the next call's sums while others still read these
     return total;
 }
 
 __device__ real block_max(real value) {
-    __shared__ real highest[WARP];
-    const int warp = threadIdx.x / WARP, warps = blockDim.x / WARP;
+    __shared__ real highest[WARPS];
     value = warp_max(value);
-    if (threadIdx.x % WARP == 0) highest[warp] = value;
+    if (lane() == 0) highest[warp()] = value;
     __syncthreads();
     value = highest[0];
-    for (int i = 1; i < warps; i++) value = fmax(value, highest[i]);
+    for (int i = 1; i < WARPS; i++) value = fmax(value, highest[i]);
     __syncthreads();
     return value;
 }
 
-// Where rows are shared out one to a warp: the row of this thread's warp, and this thread's place in it.
-__device__ long long warp_row() { return ((long long)blockIdx.x * blockDim.x + threadIdx.x) / WARP; }
-__device__ int lane() { return threadIdx.x % WARP; }
+// Where rows are shared out one to a warp: this thread's.
+__device__ long long warp_row() { return (long long)blockIdx.x * WARPS + warp(); }
 
-// Where entries are shared out one to a thread: the first of this thread's, and how far it is to the next.
+// Where entries are shared out one to a thread, until there are no more: its first, and how far it is to the next.
 __device__ long long first_entry() { return (long long)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ long long entry_step() { return (long long)gridDim.x * blockDim.x; }
