@@ -28,7 +28,7 @@ static Index3 threadIdx, blockIdx, blockDim, gridDim;
 #define FOR_EITHER(name) \
     static inline float name(float x) { return __builtin_##name##f(x); } \
     static inline double name(double x) { return __builtin_##name(x); }
-FOR_EITHER(erf) FOR_EITHER(exp) FOR_EITHER(log) FOR_EITHER(sqrt)
+FOR_EITHER(erfc) FOR_EITHER(exp) FOR_EITHER(log) FOR_EITHER(sqrt)
 static inline float fmax(float a, float b) { return __builtin_fmaxf(a, b); }
 static inline double fmax(double a, double b) { return __builtin_fmax(a, b); }
 #define INFINITY __builtin_inff()

@@ -22,6 +22,7 @@ import numpy as np
 
 from minissl import ops
 from minissl.backend import Array, array_module, bmm
+from minissl.kernels.products import linear_forward
 from minissl.ops.cross_entropy import check_targets
 from minissl.ops.dropout import LEVELS, DropoutCache, draw_keep, levels_dropped
 from minissl.ops.embedding import LookupCache
@@ -277,15 +278,8 @@ def attention_backward(dy: Array, cache: AttentionCache) -> tuple[Array, Array, 
     return bmm(dscores, k, scale), bmm(dscores.swapaxes(-1, -2), q, scale), bmm(dropped.swapaxes(-1, -2), dy)
 
 
-def linear_forward(x: Array, weight: Array, bias: Array) -> tuple[Array, LinearCache]:
-    """As `ops.linear_forward`; the bias is added in place."""
-    y = bmm(x.reshape(-1, x.shape[-1]), weight.T)
-    y += bias
-    return y.reshape(*x.shape[:-1], len(weight)), LinearCache(x, weight)
-
-
 def linear_backward(dy: Array, cache: LinearCache) -> tuple[Array, Array, Array]:
-    """As `ops.linear_backward`."""
+    """As `ops.linear_backward`, with the bias's sum in a fixed order."""
     x, weight = cache
     rows, drows = x.reshape(-1, x.shape[-1]), _rows(dy)
     return bmm(drows, weight).reshape(x.shape), bmm(drows.T, rows), _column_sums(drows)

@@ -1,6 +1,6 @@
-// GELU, y = x Φ(x), and a linear layer's bias with it. Φ(x) = (1 + erf(x/√2))/2 is the normal distribution function,
-// φ(x) = exp(-x²/2)/√(2π) its derivative.
-__device__ real normal_cdf(real x) { return real(0.5) * (1 + erf(x * real(0.70710678118654752))); }
+// GELU, y = x Φ(x), and a linear layer's bias with it. Φ(x) = erfc(-x/√2)/2 is the normal distribution function,
+// φ(x) = exp(-x²/2)/√(2π) its derivative. (1 + erf(x/√2))/2 is the same, but loses digits where x is negative.
+__device__ real normal_cdf(real x) { return real(0.5) * erfc(x * real(-0.70710678118654752)); }
 __device__ real normal_density(real x) { return exp(real(-0.5) * x * x) * real(0.39894228040143268); }
 
 extern "C" __global__ void gelu_forward(const real* x, long long size, real* y) {

@@ -1,4 +1,7 @@
 // Layer norm, a warp to a row: its 32 lanes take columns lane, lane + 32, …, which lie side by side in memory.
+//
+// A row is reduced in double precision. The mean is subtracted from numbers that may be close to it, and everything
+// behind a layer norm feels what that loses; the arithmetic is little beside reading and writing the row.
 
 // y = gain n + bias, n = (x - mean)/sqrt(variance + eps). Two passes find mean and variance: E[x²] - E[x]² would lose
 // the variance of a row that is far from zero.
@@ -10,13 +13,13 @@ extern "C" __global__ void layer_norm_forward(const real* x, const real* gain, c
     y += row * width;
     normed += row * width;
 
-    real sum = 0;
+    double sum = 0;
     for (long long i = lane(); i < width; i += WARP) sum += x[i];
-    const real mean = warp_sum(sum) / width;
+    const double mean = warp_sum(sum) / width;
 
-    real squares = 0;
+    double squares = 0;
     for (long long i = lane(); i < width; i += WARP) squares += (x[i] - mean) * (x[i] - mean);
-    const real r = 1 / sqrt(warp_sum(squares) / width + eps);
+    const double r = 1 / sqrt(warp_sum(squares) / width + eps);
 
     for (long long i = lane(); i < width; i += WARP) {
         const real n = (x[i] - mean) * r;
@@ -35,14 +38,14 @@ extern "C" __global__ void layer_norm_backward(const real* dy, const real* norme
     normed += row * width;
     dx += row * width;
 
-    real sum = 0, dot = 0;
+    double sum = 0, dot = 0;
     for (long long i = lane(); i < width; i += WARP) {
-        const real g = gain[i] * dy[i];
+        const double g = (double)gain[i] * dy[i];
         sum += g;
         dot += g * normed[i];
     }
-    const real mean_part = warp_sum(sum) / width, variance_part = warp_sum(dot) / width;
+    const double mean_part = warp_sum(sum) / width, variance_part = warp_sum(dot) / width;
 
     for (long long i = lane(); i < width; i += WARP)
-        dx[i] = inv_std[row] * (gain[i] * dy[i] - mean_part - normed[i] * variance_part);
+        dx[i] = inv_std[row] * ((double)gain[i] * dy[i] - mean_part - normed[i] * variance_part);
 }
