@@ -66,6 +66,7 @@ class Cuda:
         import cupy
 
         self._cupy, self._torch = cupy, torch
+        torch.zeros(1, device="cuda")  # what PyTorch takes to begin with is no side's
         chip = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
         self.about = {
             "chip": chip,
