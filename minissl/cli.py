@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
+from minissl.backend import require_device
 from minissl.errors import InputError
 from minissl.workers import launched, rank
 
@@ -251,6 +252,7 @@ def _bench(a: argparse.Namespace) -> int:
             raise InputError("--device cuda compares BERT's training step; leave out --threads and what else to time")
         gpu.record(a.preset or (), a.rows, a.precision or "float32", a.rounds, a.out, say)
         return 0
+    require_device(a.device)
     if a.rows is not None or a.precision is not None:
         raise InputError("--rows and --precision are for --device cuda")
     if more:
@@ -473,9 +475,8 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=None, metavar="DIR", help="keep the numbers and a picture in this folder"
     )
     p.add_argument("--rounds", type=int, default=20, help="timed runs of each (default 20)")
-    p.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="cpu (the default), or cuda: a training step on a GPU"
-    )
+    _add_device(p)
+    p.set_defaults(device="cpu")
     p.add_argument("--rows", type=int, default=None, help="with --device cuda: sequences in a batch")
     p.add_argument(
         "--precision",

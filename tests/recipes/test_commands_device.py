@@ -228,6 +228,7 @@ COMMANDS = {
     "finetune image-label-efficiency": ["--model", "m"],
     "probe": ["--model", "m"],
     "fill": ["MODEL", "[MASK]"],
+    "bench": [],
     "ask": ["MODEL", "who?", "--passage", "me"],
 }
 
