@@ -10,14 +10,18 @@ import pytest
 
 from minissl import (
     BertForMaskedLM,
+    BertForNextSentencePrediction,
     BertForPreTraining,
     BertForQuestionAnswering,
     BertForSequenceClassification,
+    BertModel,
     ViTConfig,
     ViTForImageClassification,
     ViTForMaskedImageModeling,
     ViTMAEConfig,
     ViTMAEForPreTraining,
+    ViTMAEModel,
+    ViTModel,
 )
 from minissl.backend import to_host
 from minissl.cli import main
@@ -47,6 +51,8 @@ CONFIGS = {
     BertForQuestionAnswering: replace(CONFIG, num_labels=2, id2label=None),
     ViTForImageClassification: ViTConfig(**SIZES, num_labels=C),
     ViTForMaskedImageModeling: ViTConfig(**SIZES, encoder_stride=4),
+    ViTModel: ViTConfig(**SIZES),
+    ViTMAEModel: ViTMAEConfig(**SIZES, **DECODER),
     ViTMAEForPreTraining: ViTMAEConfig(
         **SIZES, **DECODER, decoder_num_hidden_layers=1, mask_ratio=0.6, norm_pix_loss=True
     ),
@@ -56,6 +62,7 @@ N = 6
 BATCHES = {
     BertForPreTraining: {**INPUTS, "labels": WORDS, "next_sentence_label": np.array([1, 0, 1])},
     BertForMaskedLM: {**INPUTS, "labels": WORDS},
+    BertForNextSentencePrediction: {**INPUTS, "labels": np.array([1, 0, 1])},
     BertForSequenceClassification: {**INPUTS, "labels": np.array([3, 0, 2])},
     BertForTokenClassification: {**INPUTS, "labels": np.where(WORDS == -100, -100, WORDS % C)},
     BertForQuestionAnswering: {
@@ -65,6 +72,14 @@ BATCHES = {
     ViTForMaskedImageModeling: {**IMAGES, "bool_masked_pos": np.arange(B * N).reshape(B, N) % 4 != 0},
     ViTMAEForPreTraining: {**IMAGES, "noise": RNG.random((B, N))},
 }  # fmt: skip
+
+LARGER = {"pixel_values": RNG.standard_normal((B, 2, 12, 16)).astype("float32"), "interpolate_pos_encoding": True}
+ENCODERS = {
+    BertModel: INPUTS,
+    ViTModel: LARGER,
+    ViTMAEModel: {**IMAGES, "noise": RNG.random((B, N))},
+}
+STATES = {"output_hidden_states": True, "output_attentions": True}
 
 HMM = ["--data", "hmm", "--steps", "5", "--batch-size", "4", "--seq-len", "12", "--save-every", "2"]
 
@@ -100,6 +115,33 @@ def test_loss_gradients_and_outputs_are_those_of_the_host(cupy, kind, dtype, tol
     for name, value in found.items():
         assert isinstance(value, cupy.ndarray)
         close(value, expected[name], tolerance, name)
+
+
+@pytest.mark.parametrize("kind", [*ENCODERS, *BATCHES], ids=lambda kind: kind.__name__)
+def test_every_state_and_weight_of_attention_is_that_of_the_host(cupy, kind):
+    batch = {**ENCODERS, **BATCHES}[kind]
+    expected, found = model(kind)(**batch, **STATES), model(kind).to("cuda")(**batch, **STATES)
+    assert list(found) == list(expected)
+    assert {"hidden_states", "attentions"} <= set(found)
+    for name, value in found.items():
+        values, of_host = (x if isinstance(x, tuple) else (x,) for x in (value, expected[name]))
+        assert len(values) == len(of_host)
+        for one, other in zip(values, of_host, strict=True):
+            assert isinstance(one, cupy.ndarray)
+            close(one, other, 1e-12, name)
+
+
+@pytest.mark.parametrize(("labels", "classes"), [((B, C), C), ((B,), 1)], ids=["several at once", "a number"])
+def test_labels_that_are_numbers(cupy, labels, classes):
+    config = replace(CONFIG, num_labels=classes, id2label=None)
+    batch = {**INPUTS, "labels": RNG.random(labels)}
+    of_host, moved = (
+        BertForSequenceClassification(config, dtype="float64").to(where).loss_and_grads(**batch)
+        for where in ("cpu", "cuda")
+    )
+    assert moved[0] == pytest.approx(of_host[0], rel=1e-12)
+    for key, gradient in moved[1].items():
+        close(gradient, of_host[1][key], 1e-12, key)
 
 
 def test_training_steps_with_dropout_are_those_of_the_host(cupy):
@@ -163,7 +205,7 @@ def test_a_run_on_the_device_goes_on_from_its_checkpoint(cupy, quick, monkeypatc
     assert Path("run", "model.safetensors").read_bytes() == Path("whole", "model.safetensors").read_bytes()
 
 
-@every_kind
+@pytest.mark.parametrize("kind", [*ENCODERS, *BATCHES], ids=lambda kind: kind.__name__)
 def test_a_folder_is_read_onto_the_device_and_written_from_it(cupy, tmp_path, kind):
     host = model(kind, "float32")
     host.save_pretrained(tmp_path / "host")
