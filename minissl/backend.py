@@ -102,9 +102,9 @@ def on_device(x: Array, device: str) -> Array:
         raise InputError(f"device 'cuda': CuPy finds no GPU to work on ({error}); minissl info says more") from error
 
 
-def require_device(device: str) -> None:
-    """Raise InputError, as `on_device` does, before anything is begun that would need the device."""
-    on_device(np.zeros(1), device)
+def require_device(device: str, precision: str = "float32") -> None:
+    """Raise InputError, as `on_device` and `require_precision` do, before anything is begun that would need the two."""
+    require_precision(precision, on_device(np.zeros(1, np.float32), device))
 
 
 def to_number(x: Any) -> float:

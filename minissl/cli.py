@@ -396,6 +396,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("--warmup", type=float, help="share of the steps over which the learning rate rises")
     p.add_argument("--dropout", type=float, help="share that dropout drops, in hidden states and attention")
     _add_device(p)
+    _add_precision(p)
     p.add_argument("--save-every", type=int, help="steps between checkpoints")
     p.add_argument("--whole-word", action="store_true", help="mask whole words")
     p.add_argument("--no-nsp", dest="nsp", action="store_false", help="masked words alone, no next sentence prediction")
@@ -524,6 +525,7 @@ def _add_image_pretraining(p: argparse.ArgumentParser, ratio: float) -> None:
     p.add_argument("--seed", type=int, help="fixes everything that is random (default 0)")
     p.add_argument("--threads", type=int, help="how many share a step (default: one for each core)")
     _add_device(p)
+    _add_precision(p)
     p.add_argument("--save-every", type=int, help="steps between checkpoints")
     p.add_argument("--out", default=None, help="the new folder of the run (default: runs/DATA-1, -2, …)")
     p.add_argument("--resume", default=None, metavar="DIR", help="go on with an interrupted run")
@@ -669,6 +671,13 @@ def _add_image_training(p: argparse.ArgumentParser) -> None:
 
 def _add_device(p: argparse.ArgumentParser) -> None:
     p.add_argument("--device", help="cpu (the default), or cuda, an NVIDIA GPU (extra: gpu)")
+
+
+def _add_precision(p: argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--precision",
+        help="a GPU's, in matrix products: float32 (the default), tf32, float16 or bfloat16; all else stays float32",
+    )
 
 
 def _add_word_dropout(p: argparse.ArgumentParser) -> None:

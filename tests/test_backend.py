@@ -10,18 +10,38 @@ import pytest
 
 import stand_in_cublas
 from minissl import backend
-from minissl.backend import PRECISIONS, bmm, product_precision, require_precision
+from minissl.backend import PRECISIONS, bmm, product_precision, require_precision, to_host
 from minissl.errors import InputError
 from minissl.workers import Workers
-from stand_in import back, in_place_of_cupy, move, ndarray
+from stand_in import back, in_place_of_cupy, ndarray
 
 B, H = 2, 3
 
 
 @pytest.fixture
-def cupy():
-    with in_place_of_cupy() as library:
-        yield library
+def stand_in():
+    """Whose calls of cuBLAS can be looked at."""
+    with in_place_of_cupy():
+        stand_in_cublas.CALLS.clear()
+        yield ndarray
+
+
+@pytest.fixture
+def put(cupy):
+    """An array on the device, in the same order in memory."""
+
+    def put(x):
+        if cupy.ndarray is ndarray:
+            return ndarray(x)
+        whole = x
+        while isinstance(whole.base, np.ndarray):
+            whole = whole.base
+        start = x.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+        moved = cupy.asarray(whole)
+        assert whole.flags.c_contiguous
+        return cupy.ndarray(x.shape, x.dtype, moved.data + start, x.strides)
+
+    return put
 
 
 def numbers(*shape, dtype=np.float64, seed=0):
@@ -89,52 +109,50 @@ def pairs():
             yield f"{of_a} {a.shape} @ {of_b} {b.shape}", a, b
 
 
-def test_every_layout_beside_every_other_is_numpys_product(cupy):
+def test_every_layout_beside_every_other_is_numpys_product(put):
     for what, a, b in pairs():
-        got = bmm(ndarray(a), ndarray(b))
+        got = bmm(put(a), put(b))
         assert got.flags.c_contiguous, what
-        np.testing.assert_allclose(back(got), a @ b, rtol=1e-12, atol=1e-13, err_msg=what)
+        np.testing.assert_allclose(to_host(got), a @ b, rtol=1e-12, atol=1e-13, err_msg=what)
 
 
 @pytest.mark.parametrize("side", "ab")
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_what_cublas_can_read_is_not_copied(cupy, name, side):
+def test_what_cublas_can_read_is_not_copied(stand_in, name, side):
     x, other = LAYOUTS[name](numbers(B, H, 5, 5)), numbers(B, H, 5, 5, seed=1)
     a, b = (x, other) if side == "a" else (other, x)
-    stand_in_cublas.CALLS.clear()
     bmm(ndarray(a), ndarray(b))
     (call,) = stand_in_cublas.CALLS
     address = x.__array_interface__["data"][0]
     assert (call["B" if side == "a" else "A"] == address) == (name in IN_PLACE)
 
 
-def test_the_heads_of_a_single_example_are_not_copied(cupy):
+def test_the_heads_of_a_single_example_are_not_copied(stand_in):
     a, b = heads(numbers(1, H, 4, 5)), heads(numbers(1, H, 7, 5, seed=1)).swapaxes(-1, -2)
-    stand_in_cublas.CALLS.clear()
     np.testing.assert_allclose(back(bmm(ndarray(a), ndarray(b))), a @ b, rtol=1e-12, atol=1e-13)
     (call,) = stand_in_cublas.CALLS
     assert [call["B"], call["A"]] == [x.__array_interface__["data"][0] for x in (a, b)]
 
 
-def test_a_stack_of_one_axis_or_three_and_single_matrices(cupy):
+def test_a_stack_of_one_axis_or_three_and_single_matrices(put):
     for batch in [(), (4,), (2, 3, 2), (1, 3), (3, 1), (1,)]:
         a, b = numbers(*batch, 4, 5), numbers(*batch, 7, 5, seed=1).swapaxes(-1, -2)
-        np.testing.assert_allclose(back(bmm(ndarray(a), ndarray(b))), a @ b, rtol=1e-12, atol=1e-13)
+        np.testing.assert_allclose(to_host(bmm(put(a), put(b))), a @ b, rtol=1e-12, atol=1e-13)
 
 
 @pytest.mark.parametrize("shapes", [((2, 0, 3), (2, 3, 4)), ((2, 3, 0), (2, 0, 4)), ((0, 2, 3), (0, 3, 4))])
-def test_nothing_to_multiply_gives_zeros(cupy, shapes):
+def test_nothing_to_multiply_gives_zeros(put, shapes):
     a, b = (numbers(*shape) for shape in shapes)
-    for library in (lambda x: x, ndarray):
-        got = back(bmm(library(a), library(b)))
+    for library in (lambda x: x, put):
+        got = to_host(bmm(library(a), library(b)))
         assert got.shape == (*shapes[0][:-1], 4)
         assert not got.any()
 
 
-def test_the_scale_multiplies(cupy):
+def test_the_scale_multiplies(put):
     a, b = numbers(B, H, 4, 5), numbers(B, H, 5, 7, seed=1)
-    for library in (lambda x: x, ndarray):
-        np.testing.assert_allclose(back(bmm(library(a), library(b), 0.3)), 0.3 * (a @ b), rtol=1e-12, atol=1e-13)
+    for library in (lambda x: x, put):
+        np.testing.assert_allclose(to_host(bmm(library(a), library(b), 0.3)), 0.3 * (a @ b), rtol=1e-12, atol=1e-13)
     assert bmm(a.astype(np.float32), b.astype(np.float32), 0.3).dtype == np.float32
 
 
@@ -153,42 +171,42 @@ def half(name):
 
 @pytest.mark.parametrize(("name", "code"), [("float16", 2), ("bfloat16", 14)])
 @pytest.mark.parametrize("layout", ["rows", "rows, by columns", "heads", "heads, by columns"])
-def test_halves_are_multiplied_and_summed_in_float32(cupy, name, code, layout):
+def test_halves_are_multiplied_and_summed_in_float32(put, name, code, layout):
     dtype = half(name)
     a, b = LAYOUTS[layout](numbers(B, H, 4, 300, dtype=np.float32)), numbers(B, H, 300, 7, dtype=np.float32, seed=1)
     rounded = a.astype(dtype).astype(np.float64) @ b.astype(dtype).astype(np.float64)
     stand_in_cublas.CALLS.clear()
-    with product_precision(name, ndarray(a)):
-        chosen = bmm(ndarray(a), ndarray(b))
-    given = bmm(ndarray(a.astype(dtype)), ndarray(b.astype(dtype)))
+    with product_precision(name, put(a)):
+        chosen = bmm(put(a), put(b))
+    given = bmm(put(a.astype(dtype)), put(b.astype(dtype)))
     for got in (chosen, given):
         assert got.dtype == np.float32
-        np.testing.assert_allclose(back(got), rounded, rtol=1e-4, atol=1e-4)
-    assert np.abs(back(chosen) - a @ b).max() > 1e-3
+        np.testing.assert_allclose(to_host(got), rounded, rtol=1e-4, atol=1e-4)
+    assert np.abs(to_host(chosen) - a @ b).max() > 1e-3
     for call in stand_in_cublas.CALLS:
         assert (call["Atype"], call["Btype"], call["Ctype"], call["computeType"]) == (code, code, 0, 68)
 
 
-def test_tf32_is_chosen_for_float32_alone(cupy):
+def test_tf32_is_chosen_for_float32_alone(put):
     a, b = numbers(B, 4, 300, dtype=np.float32), numbers(B, 300, 7, dtype=np.float32, seed=1)
     exact = a.astype(float) @ b
-    with product_precision("tf32", ndarray(a)):
-        rounded = np.abs(back(bmm(ndarray(a), ndarray(b))) - exact).max()
-        wide = np.abs(back(bmm(ndarray(a.astype(float)), ndarray(b))) - exact).max()
-    plain = np.abs(back(bmm(ndarray(a), ndarray(b))) - exact).max()
+    with product_precision("tf32", put(a)):
+        rounded = np.abs(to_host(bmm(put(a), put(b))) - exact).max()
+        wide = np.abs(to_host(bmm(put(a.astype(float)), put(b))) - exact).max()
+    plain = np.abs(to_host(bmm(put(a), put(b))) - exact).max()
     assert wide < 1e-12 < plain < 5e-5 < 1e-3 < rounded < 5e-2
 
 
-def test_of_two_types_the_wider_one_counts(cupy):
+def test_of_two_types_the_wider_one_counts(put):
     a, b = numbers(B, 4, 5), numbers(B, 5, 7, dtype=np.float16, seed=1)
-    assert bmm(ndarray(a), ndarray(b)).dtype == np.float64
-    got = bmm(ndarray(a.astype(np.float32)), ndarray(b))
+    assert bmm(put(a), put(b)).dtype == np.float64
+    got = bmm(put(a.astype(np.float32)), put(b))
     assert got.dtype == np.float32
-    np.testing.assert_allclose(back(got), a @ b.astype(float), atol=1e-5)
+    np.testing.assert_allclose(to_host(got), a @ b.astype(float), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", PRECISIONS)
-def test_a_cupy_without_the_binding_multiplies_all_the_same(cupy, monkeypatch, name):
+def test_a_cupy_without_the_binding_multiplies_all_the_same(stand_in, monkeypatch, name):
     half(name if name == "bfloat16" else "float32")
     a, b = numbers(B, H, 4, 5, dtype=np.float32), stored(numbers(B, H, 5, 7, dtype=np.float32, seed=1), 0, 1, 3, 2)
     with product_precision(name, ndarray(a)):
@@ -203,22 +221,22 @@ def test_a_cupy_without_the_binding_multiplies_all_the_same(cupy, monkeypatch, n
 @pytest.mark.parametrize(
     "shapes", [((3, 4), (3, 4)), ((2, 3, 4), (3, 4, 5)), ((2, 3, 4), (1, 4, 5)), ((4,), (4, 5)), ((3, 4), (4,))]
 )
-def test_shapes_that_do_not_fit_are_refused(cupy, shapes):
-    for library in (lambda x: x, ndarray):
+def test_shapes_that_do_not_fit_are_refused(put, shapes):
+    for library in (lambda x: x, put):
         with pytest.raises(InputError, match=r"product of .* expected .*transposed\?"):
             bmm(*(library(numbers(*shape)) for shape in shapes))
 
 
-def test_host_and_device_do_not_mix(cupy):
+def test_host_and_device_do_not_mix(put):
     a, b = numbers(2, 3), numbers(3, 2)
-    for factors in [(ndarray(a), b), (a, ndarray(b))]:
+    for factors in [(put(a), b), (a, put(b))]:
         with pytest.raises(InputError, match="one on the device: move one"):
             bmm(*factors)
 
 
-def test_integers_are_refused_on_the_device(cupy):
+def test_integers_are_refused_on_the_device(put):
     with pytest.raises(InputError, match="product of int64 and int64: expected float16"):
-        bmm(move(np.ones((2, 2), int)), move(np.ones((2, 2), int)))
+        bmm(put(np.ones((2, 2), int)), put(np.ones((2, 2), int)))
 
 
 @pytest.mark.parametrize(
@@ -229,19 +247,19 @@ def test_integers_are_refused_on_the_device(cupy):
         ("tf32", ndarray(np.ones(1)), "expected a model in float32, got float64"),
     ],
 )
-def test_a_precision_that_cannot_be_is_one_line(cupy, name, like, said):
+def test_a_precision_that_cannot_be_is_one_line(stand_in, name, like, said):
     with pytest.raises(InputError, match=said), product_precision(name, like):
         pass
 
 
-def test_bfloat16_without_its_package_is_one_line(cupy, monkeypatch):
+def test_bfloat16_without_its_package_is_one_line(stand_in, monkeypatch):
     monkeypatch.setitem(sys.modules, "ml_dtypes", None)
     with pytest.raises(InputError, match=r"ml_dtypes is missing; pip install 'minissl\[gpu\]'"):
         require_precision("bfloat16", ndarray(np.ones(1, np.float32)))
 
 
-def test_workers_multiply_as_their_caller_and_other_threads_do_not(cupy):
-    like, seen = ndarray(np.ones((1, 1), np.float32)), []
+def test_workers_multiply_as_their_caller_and_other_threads_do_not(put):
+    like, seen = put(np.ones((1, 1), np.float32)), []
     with Workers(2) as workers:
         with product_precision("float16", like):
             assert workers.map(lambda _: backend._precision.get(), 3) == ["float16"] * 3
@@ -264,7 +282,7 @@ def test_workers_multiply_as_their_caller_and_other_threads_do_not(cupy):
     ],
     ids=str,
 )  # fmt: skip
-def test_the_stand_in_for_cublas_finds_a_wrong_argument(cupy, monkeypatch, wrong):
+def test_the_stand_in_for_cublas_finds_a_wrong_argument(stand_in, monkeypatch, wrong):
     """Which is what the tests above rest on: it answers with an error or another product, never with the right one."""
     a, b = numbers(B, H, 4, 5), numbers(B, H, 5, 7, seed=1)
     right = stand_in_cublas.gemmStridedBatchedEx

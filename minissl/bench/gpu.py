@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from minissl.backend import PRECISIONS, Array, product_precision, require_device, require_precision
+from minissl.backend import PRECISIONS, Array, product_precision, require_device
 from minissl.bench.conditions import Conditions, cautions, conditions
 from minissl.bench.step import (
     SHAPES,
@@ -217,16 +217,9 @@ def measure(
 def _ours(config: BertConfig, batch: dict[str, Array], precision: str) -> tuple[float, Callable[[], Any]]:
     """The loss without dropout, by the very functions that train, and a step."""
     model = BertForPreTraining(config).to("cuda")
-    require_precision(precision, model.decoder)
     with product_precision(precision, model.decoder):
         loss = sum(model.losses_and_backward(batch, model.counts(batch), Grads(model), None).values())
-    step = training_step(model, batch, threads=1)
-
-    def run() -> None:
-        with product_precision(precision, model.decoder):
-            step()
-
-    return loss, run
+    return loss, training_step(model, batch, 1, precision)
 
 
 def _theirs(

@@ -33,8 +33,9 @@ SHAPES = {"tiny": (32, 64), "mini": (16, 128), "small": (8, 128), "base": (4, 12
 class TrainingStep:
     """One whole step of training, on the same batch at every call."""
 
-    def __init__(self, model: Any, batch: dict[str, Array], threads: int):
-        self._trainer = Trainer(model, TrainingOptions(10**6, LEARNING_RATE, 0.0, threads=threads))
+    def __init__(self, model: Any, batch: dict[str, Array], threads: int, precision: str):
+        options = TrainingOptions(10**6, LEARNING_RATE, 0.0, threads=threads, precision=precision)
+        self._trainer = Trainer(model, options)
         self._batch = batch
 
     def __call__(self) -> float:
@@ -46,9 +47,12 @@ class TrainingStep:
         self._trainer.close()
 
 
-def training_step(model: Any, batch: dict[str, Array], threads: int = 0) -> TrainingStep:
-    """Return a callable that runs one whole step (forward, losses, backward, clip, AdamW) and returns the loss."""
-    return TrainingStep(model, batch, threads or available_cores())
+def training_step(model: Any, batch: dict[str, Array], threads: int = 0, precision: str = "float32") -> TrainingStep:
+    """Return a callable that runs one whole step (forward, losses, backward, clip, AdamW) and returns the loss.
+
+    `precision`: of the matrix products of a model on a device.
+    """
+    return TrainingStep(model, batch, threads or available_cores(), precision)
 
 
 def bert_batch(config: BertConfig, rows: int, length: int, seed: int = 0) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class FrozenEncoder(Module):
         hidden, asked = beside((batch["hidden"], asked), self.pooler.dense.weight.data)
         encoder = cast(BertModel, self)  # a task asks the encoder for its pooler alone
         losses, cache = self.task.forward(encoder, hidden, asked, rng)
-        self.task.backward(encoder, 1.0, cache, grads)
+        self.task.backward(encoder, grads.loss_scale, cache, grads)
         return {name: to_number(loss) for name, loss in losses.items()}
 
 
@@ -68,5 +68,5 @@ class FrozenImageEncoder(Module):
         hidden, asked = beside((batch["hidden"], asked), self.classifier.weight.data)
         logits, linear_cache = self.classifier.forward(hidden)
         loss, cache = classify_forward(logits, asked)
-        self.classifier.backward(classify_backward(1.0, cache), linear_cache, grads)
+        self.classifier.backward(classify_backward(grads.loss_scale, cache), linear_cache, grads)
         return {"classification": to_number(loss)}

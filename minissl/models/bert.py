@@ -336,13 +336,14 @@ class BertForPreTraining(LearningModel):
             dhidden = array_module(hidden).zeros_like(hidden)
         else:
             taken, head, decoded = mlm_cache
-            dh, dweight, dbias = masked_cross_entropy.backward(1.0, decoded)
+            dh, dweight, dbias = masked_cross_entropy.backward(grads.loss_scale, decoded)
             grads.add(self.bert.embeddings.word_embeddings.weight, dweight)
             grads.add(self.predictions.bias, dbias)
             dhidden = take_positions.backward(self.predictions.backward(dh, head, grads), taken)
         if nsp_cache is not None:
             pooler, linear_cache, classified = nsp_cache
-            dpooled = self.seq_relationship.backward(cross_entropy.backward(1.0, classified), linear_cache, grads)
+            dlogits = cross_entropy.backward(grads.loss_scale, classified)
+            dpooled = self.seq_relationship.backward(dlogits, linear_cache, grads)
             dhidden[:, 0] += self.bert.pooler.backward(dpooled, pooler, grads)
         self.bert.backward(dhidden, bert_cache, grads)
 

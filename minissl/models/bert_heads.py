@@ -74,7 +74,8 @@ class BertForTasks(LearningModel):
         """Each task sends its gradient to the hidden states; their sum goes down through the encoder once."""
         bert_cache, caches = cache
         dhiddens = [
-            self.tasks[name].backward(self.bert, self.weights[name], of_task, grads) for name, of_task in caches.items()
+            self.tasks[name].backward(self.bert, self.weights[name] * grads.loss_scale, of_task, grads)
+            for name, of_task in caches.items()
         ]
         self.bert.backward(sum(dhiddens[1:], start=dhiddens[0]), bert_cache, grads)
 

@@ -238,7 +238,7 @@ class ViTMAEForPreTraining(LearningModel):
     def backward(self, cache: Any, grads: Grads) -> None:
         """From the hidden patches' pixels through the decoder to the visible patches."""
         vit_cache, decoder_cache, loss_cache = cache
-        dpixels, _ = masked_mse.backward(1.0, loss_cache)  # the true pixels are not trained
+        dpixels, _ = masked_mse.backward(grads.loss_scale, loss_cache)  # the true pixels are not trained
         self.vit.backward(self.decoder.backward(dpixels, decoder_cache, grads), vit_cache, grads)
 
     def untrained(self) -> dict[str, Array]:

@@ -356,7 +356,7 @@ class ViTForImageClassification(LearningModel):
     def backward(self, cache: Any, grads: Grads) -> None:
         """Only the class token gets a gradient from the head."""
         shape, vit_cache, linear_cache, loss_cache = cache
-        dclass = self.classifier.backward(label_loss_backward(1.0, loss_cache), linear_cache, grads)
+        dclass = self.classifier.backward(label_loss_backward(grads.loss_scale, loss_cache), linear_cache, grads)
         self.vit.backward(at_class_token(dclass, shape), vit_cache, grads)
 
     def counts(self, batch: Batch) -> dict[str, int]:
@@ -445,7 +445,7 @@ class ViTForMaskedImageModeling(LearningModel):
     def backward(self, cache: Any, grads: Grads) -> None:
         """The class token is not painted from, so its last state gets no gradient."""
         vit_cache, decoder_cache, (cut, error) = cache
-        dpatches, _ = masked_l1.backward(1.0, error)  # the true pixels are not trained
+        dpatches, _ = masked_l1.backward(grads.loss_scale, error)  # the true pixels are not trained
         dh = self.decoder[0].backward(patchify.backward(dpatches, cut), decoder_cache, grads)
         self.vit.backward(array_module(dh).concatenate([0 * dh[:, :1], dh], axis=1), vit_cache, grads)
 

@@ -255,7 +255,7 @@ class PatchModel(Module):
         y, cache = self.network.forward(np.where(batch["hidden"], np.float32(0), batch["pattern"]))
         hidden = np.flatnonzero(batch["hidden"])
         loss, error = masked_mse.forward(y[..., None], batch["pattern"][..., None], hidden, counts["mse"])
-        dy, _ = masked_mse.backward(1.0, error)
+        dy, _ = masked_mse.backward(grads.loss_scale, error)
         self.network.backward(dy[..., 0], cache, grads)
         return {"mse": float(loss)}
 

@@ -81,6 +81,8 @@ class Module:
 class Grads:
     """A gradient for every parameter of a module: one flat buffer, laid out as by `Module.pack`."""
 
+    loss_scale = 1.0  # where a model's backward starts: dL/dL, or what float16 needs every gradient multiplied by
+
     def __init__(self, module: Module):
         """`added`, where it is set, is called with each parameter after a gradient was added to it."""
         self.added: Callable[[Param], None] | None = None

@@ -94,6 +94,7 @@ class ImagePretrainOptions:
     threads: int = 0  # 0: one for each core
     save_every: int = 200
     device: str = "cpu"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -115,7 +116,7 @@ class ImagePretrainOptions:
             ("save_every", self.save_every >= 1, "1 or more"),
         ]
         require_values(self, expected)
-        require_device(self.device)
+        require_device(self.device, self.precision)
 
     @classmethod
     def for_data(cls, **chosen: Any) -> ImagePretrainOptions:
@@ -152,8 +153,9 @@ class ImagePretrainOptions:
         adamw = AdamW(beta1=0.9, beta2=0.95, eps=1e-8, weight_decay=0.05)
         threads = threads_for(self.threads, self.batch_size, self.device)
         return TrainingOptions(
-            self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw
-        )
+            self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw,
+            precision=self.precision,
+        )  # fmt: skip
 
 
 def make_model(options: ImagePretrainOptions, shape: tuple[int, int, int]) -> Any:

@@ -79,6 +79,7 @@ class PretrainOptions:
     threads: int = 0  # 0: one for each core
     save_every: int = 200
     device: str = "cpu"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         require_types(self)
@@ -103,7 +104,7 @@ class PretrainOptions:
             ("save_every", self.save_every >= 1, "1 or more"),
         ]
         require_values(self, expected)
-        require_device(self.device)
+        require_device(self.device, self.precision)
 
     @classmethod
     def for_data(cls, **chosen: Any) -> PretrainOptions:
@@ -139,8 +140,9 @@ class PretrainOptions:
         adamw = AdamW(bias_correction=self.bias_correction)
         threads = threads_for(self.threads, self.batch_size, self.device)
         return TrainingOptions(
-            self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw
-        )
+            self.steps, self.learning_rate, self.warmup, threads=threads, seed=self.seed, adamw=adamw,
+            precision=self.precision,
+        )  # fmt: skip
 
 
 def next_folder(data: str) -> Path:

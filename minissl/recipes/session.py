@@ -108,7 +108,9 @@ def begun(trainer: Trainer) -> str:
     """In words: where the run stands, and on how many threads and processes."""
     where = f"going on after step {trainer.step}" if trainer.step else "from the beginning"
     processes = f" in each of {trainer.processes.size} processes" if trainer.processes.size > 1 else ""
-    return f"{where}, {trainer.options.threads} thread(s){processes}"
+    precision = trainer.options.precision
+    products = "" if precision == "float32" else f", products in {precision}"
+    return f"{where}, {trainer.options.threads} thread(s){processes}{products}"
 
 
 def train_with_progress(

@@ -10,12 +10,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from minissl.backend import Array, array_module, beside, to_number
+from minissl.backend import Array, array_module, beside, product_precision, require_precision, to_number
 from minissl.errors import InputError
 from minissl.nn import Grads
 from minissl.nn.module import packing_order
 from minissl.training.adamw import AdamW, adamw_update
 from minissl.training.buckets import Buckets
+from minissl.training.loss_scale import LossScale, NoLossScale
 from minissl.training.pairs import Pair
 from minissl.training.processes import Alone, Processes
 from minissl.training.schedule import warmup_linear
@@ -41,7 +42,10 @@ class Trainable(Protocol):
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """How to train. `warmup` is a share of the steps; AdamW's own settings stand in `adamw`."""
+    """How to train. `warmup` is a share of the steps; AdamW's own settings stand in `adamw`.
+
+    `precision` is that of a device's matrix products, one of `minissl.backend.PRECISIONS`.
+    """
 
     steps: int
     learning_rate: float
@@ -50,6 +54,7 @@ class TrainingOptions:
     threads: int = field(default_factory=available_cores)
     seed: int = 0
     adamw: AdamW = field(default_factory=AdamW)
+    precision: str = "float32"
 
 
 class StepRecord(NamedTuple):
@@ -89,12 +94,15 @@ class Trainer:
         """`lr_factors`: parameter name -> what the learning rate is multiplied by; 1 for every name left out.
 
         Of several `processes` each is given every batch whole, and works on its own rows of it.
+        Raises InputError for a precision that the model's weights cannot be trained in.
         """
         self.model: Trainable = model
         self.processes: Processes = processes or Alone()
         self.options = options
         self.step = 0
         self.weights = model.pack()
+        require_precision(options.precision, self.weights)
+        self._loss_scale = LossScale() if options.precision == "float16" else NoLossScale()
         xp = array_module(self.weights)
         self.mean, self.square = xp.zeros_like(self.weights), xp.zeros_like(self.weights)
         self.workers = Workers(options.threads)
@@ -114,22 +122,36 @@ class Trainer:
         """
         self.step += 1
         try:
-            losses, gradient, norm = self._losses_and_gradient(micro_batches)
+            with product_precision(self.options.precision, self.weights):
+                losses, gradient, norm = self._finite_gradient(micro_batches)
         except BaseException:
             self.step -= 1
             for grads in self._sums:  # half a gradient must not reach the next step
                 grads.collect()
             raise
         lr = self._update(gradient, norm)
+        self._loss_scale.stepped()
         return StepRecord(self.step, losses, norm, lr)
 
+    def _finite_gradient(self, micro_batches: list[Batch]) -> tuple[dict[str, float], Array, float]:
+        """The losses, the gradient and its norm, all finite: what overflows is done again at half the loss scale."""
+        while True:
+            losses, gradient, norm = self._losses_and_gradient(micro_batches)
+            finite_loss = math.isfinite(sum(losses.values()))
+            if finite_loss and math.isfinite(norm):
+                return losses, gradient, norm
+            if not (finite_loss and self._loss_scale.halve()):
+                raise NonFiniteError(self.step, losses, norm)
+
     def _losses_and_gradient(self, micro_batches: list[Batch]) -> tuple[dict[str, float], Array, float]:
-        """The losses, the gradient of their sum and its norm, all of them finite."""
+        """The losses, the gradient of their sum times the loss scale, and the norm of that gradient without it."""
         counts: dict[str, int] = {}  # micro-batches may ask different things
         for batch in micro_batches:
             for name, count in self.model.counts(batch).items():
                 counts[name] = counts.get(name, 0) + count
         losses = dict.fromkeys((name for name, count in counts.items() if count), 0.0)
+        for of_thread in self._grads:
+            of_thread.loss_scale = self._loss_scale.value
         shares = [self._shares(batch) for batch in micro_batches]
         if self._buckets is not None:
             self._buckets.begin((*losses, *map(len, shares)), max(map(len, shares)))
@@ -142,10 +164,7 @@ class Trainer:
                     losses[name] += loss
         gradient, norm = self._sum_shares()
         totals = self.processes.sum(np.array(list(losses.values())))
-        losses = dict(zip(losses, totals.tolist(), strict=True))
-        if not math.isfinite(norm + sum(losses.values())):
-            raise NonFiniteError(self.step, losses, norm)
-        return losses, gradient, norm
+        return dict(zip(losses, totals.tolist(), strict=True)), gradient, norm / self._loss_scale.value
 
     def _shares(self, batch: Batch) -> list[Batch]:
         """The rows of each thread of this process."""
@@ -182,7 +201,7 @@ class Trainer:
     def _update(self, gradient: Array, norm: float) -> float:
         o = self.options
         lr = o.learning_rate * warmup_linear(self.step, o.steps, max(1, round(o.warmup * o.steps)))
-        scale = min(1.0, o.clip_norm / (norm + 1e-6))
+        scale = min(1.0, o.clip_norm / (norm + 1e-6)) / self._loss_scale.value
 
         def work(i: int) -> None:
             part, decay, factor = self._slices[i]
@@ -205,8 +224,8 @@ class Trainer:
         return 0.0 if self._buckets is None else self._buckets.waiting.seconds
 
     def state(self) -> dict[str, Array]:
-        """Everything that a resumed run needs beside the step: the weights and AdamW's two moments, flat."""
-        return {"weights": self.weights, "mean": self.mean, "square": self.square}
+        """Everything that a resumed run needs beside the step: the weights, AdamW's two moments, any loss scale."""
+        return {"weights": self.weights, "mean": self.mean, "square": self.square, **self._loss_scale.state()}
 
     def load_state(self, state: dict[str, Array], step: int) -> None:
         """Take up a run after `step`. Raises InputError where the arrays are not this model's."""

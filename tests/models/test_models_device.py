@@ -28,6 +28,7 @@ from minissl.cli import main
 from minissl.errors import InputError
 from minissl.models.bert import BertConfig
 from minissl.models.bert_heads import BertForTokenClassification
+from minissl.nn import Grads
 from minissl.training.trainer import Trainer, TrainingOptions
 
 B, T, V, C = 3, 9, 50, 4
@@ -142,6 +143,20 @@ def test_labels_that_are_numbers(cupy, labels, classes):
     assert moved[0] == pytest.approx(of_host[0], rel=1e-12)
     for key, gradient in moved[1].items():
         close(gradient, of_host[1][key], 1e-12, key)
+
+
+@pytest.mark.parametrize("kind", BATCHES, ids=[kind.__name__ for kind in BATCHES])
+def test_the_loss_scale_multiplies_every_gradient_and_no_loss(kind):
+    found = []
+    for scale in (1.0, 1024.0):
+        scaled = model(kind)
+        grads = Grads(scaled)
+        grads.loss_scale = scale
+        losses = scaled.losses_and_backward(BATCHES[kind], scaled.counts(BATCHES[kind]), grads, None)
+        found.append((losses, grads.collect()))
+    (losses, gradient), (same_losses, scaled_gradient) = found
+    assert same_losses == losses
+    np.testing.assert_array_equal(scaled_gradient, 1024 * gradient)
 
 
 def test_training_steps_with_dropout_are_those_of_the_host(cupy):
