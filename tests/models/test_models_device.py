@@ -23,7 +23,7 @@ from minissl import (
     ViTMAEModel,
     ViTModel,
 )
-from minissl.backend import to_host
+from minissl.backend import product_precision, to_host
 from minissl.cli import main
 from minissl.errors import InputError
 from minissl.models.bert import BertConfig
@@ -130,6 +130,24 @@ def test_every_state_and_weight_of_attention_is_that_of_the_host(cupy, kind):
         for one, other in zip(values, of_host, strict=True):
             assert isinstance(one, cupy.ndarray)
             close(one, other, 1e-12, name)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "float16", "bfloat16"])
+def test_products_in_fewer_bits_stay_near_the_float64_reference(cupy, precision):
+    if precision == "bfloat16":
+        pytest.importorskip("ml_dtypes", reason="ml_dtypes is not installed (extra: gpu)")
+    config = replace(CONFIG, initializer_range=0.1)
+    host, device = (BertForPreTraining(config) for _ in range(2))
+    host.astype("float64")
+    device.to("cuda")
+    _, expected = host.loss_and_grads(**BATCHES[BertForPreTraining])
+    with product_precision(precision, device.decoder):
+        _, found = device.loss_and_grads(**BATCHES[BertForPreTraining])
+    off, whole = (
+        np.sqrt(sum(np.square(x).sum() for x in gradients))
+        for gradients in ([to_host(found[key]) - expected[key] for key in expected], expected.values())
+    )
+    assert 1e-5 < off / whole <= 1e-2  # more than float32 rounds, or the precision reached no product
 
 
 @pytest.mark.parametrize(("labels", "classes"), [((B, C), C), ((B,), 1)], ids=["several at once", "a number"])
