@@ -24,9 +24,12 @@ def inputs() -> dict[str, tuple[Any, ...]]:
         return rng.standard_normal(shape, dtype=np.float32)
 
     return {
-        "attention": (normal(16, 2, 64, 64), normal(16, 2, 64, 64), normal(16, 2, 64, 64)),
+        "attention": (*(normal(16, 2, 64, 64) for _ in "qkv"), None, 0.1, np.random.Generator(np.random.SFC64(0))),
+        "dropout_add": (normal(16, 64, 128), normal(16, 64, 128), 0.1, np.random.Generator(np.random.SFC64(0))),
         "embedding": (rng.integers(0, 8192, (16, 64)), normal(8192, 128)),
         "gelu": (normal(16, 64, 512),),
+        "linear": (normal(16, 64, 128), normal(512, 128), normal(512)),
+        "linear_gelu": (normal(16, 64, 128), normal(512, 128), normal(512)),
         "layer_norm": (normal(16, 64, 128), normal(128), normal(128), 1e-12),
         "masked_cross_entropy": (normal(160, 128), 0.1 * normal(8192, 128), normal(8192), rng.integers(0, 8192, 160)),
     }
@@ -49,7 +52,7 @@ def main(say: Callable[[str], None] = print) -> None:
         for (name, library), twin in sorted(kernels.twins().items()):
             if library != "numpy":
                 continue
-            arguments, reference = inputs()[name], kernels.op(name).reference
+            arguments, reference = inputs()[name], kernels.reference(name)
             times = [(seconds(reference, arguments), seconds(twin, arguments)) for _ in range(ROUNDS)]
             slow, fast = (statistics.median(t) * 1e3 for t in zip(*times, strict=True))
             gain = statistics.median(a / b for a, b in times)

@@ -73,10 +73,12 @@ class Op:
 class Fused:
     """Neighbouring ops as one: a twin where there is one and no part is replaced, or else the ops one by one."""
 
-    def __init__(self, name: str, parts: list[Op], unfused: Pair):
+    def __init__(self, name: str, parts: list[Op], one_by_one: Callable[..., Pair]):
+        """`one_by_one` makes the pair out of the parts' own, be they ops or references."""
         self.name = name
         self.parts = parts
-        self.unfused = unfused
+        self.unfused = one_by_one(*parts)
+        self.reference = one_by_one(*(part.reference for part in parts))
 
     def forward(self, x: Array, *args: Any) -> tuple[Array, OpCache]:
         """As `Op.forward`; what `Op.backward` of any part makes of the cache is the backward of them all."""
@@ -94,26 +96,37 @@ class Fused:
 def chain(first: Op, second: Op) -> Fused:
     """Return second(first(…)) as one; of `second` nothing but the first's result has a gradient."""
 
-    def forward(*args: Any) -> tuple[Array, tuple[OpCache, OpCache]]:
-        h, first_cache = first.forward(*args)
-        y, second_cache = second.forward(h)
-        return y, (first_cache, second_cache)
+    def one_by_one(first: Any, second: Any) -> Pair:
+        def forward(*args: Any, **named: Any) -> tuple[Array, tuple[Any, Any]]:
+            h, first_cache = first.forward(*args, **named)
+            y, second_cache = second.forward(h)
+            return y, (first_cache, second_cache)
 
-    def backward(dy: Array, caches: tuple[OpCache, OpCache]) -> Any:
-        return first.backward(second.backward(dy, caches[1]), caches[0])
+        def backward(dy: Array, caches: tuple[Any, Any]) -> Any:
+            return first.backward(second.backward(dy, caches[1]), caches[0])
 
-    return Fused(f"{first.name}_{second.name}", [first, second], Pair(forward, backward))
+        return Pair(forward, backward)
+
+    return Fused(f"{first.name}_{second.name}", [first, second], one_by_one)
 
 
 def dropout_add() -> Fused:
     """Return y = residual + dropout(x), called with (x, residual, rate, rng). Backward gives dx; dresidual is dy."""
-    dropout = op("dropout")
 
-    def forward(x: Array, residual: Array, rate: float, rng: Any) -> tuple[Array, OpCache]:
-        y, cache = dropout.forward(x, rate, rng)
-        return residual + y, cache
+    def one_by_one(dropout: Any) -> Pair:
+        def forward(x: Array, residual: Array, rate: float, rng: Any) -> tuple[Array, Any]:
+            y, cache = dropout.forward(x, rate, rng)
+            return residual + y, cache
 
-    return Fused("dropout_add", [dropout], Pair(forward, dropout.backward))
+        return Pair(forward, dropout.backward)
+
+    return Fused("dropout_add", [op("dropout")], one_by_one)
+
+
+def reference(name: str) -> Pair:
+    """Return what the twin `name` is to equal: the pair in `minissl.ops`, or those of neighbouring ops in turn."""
+    fused = {one.name: one for one in (chain(op("linear"), op("gelu")), dropout_add())}
+    return fused[name].reference if name in fused else op(name).reference
 
 
 def _require_one_place(name: str, *args: Any) -> None:

@@ -6,7 +6,7 @@ import inspect
 import numpy as np
 import pytest
 
-from minissl import ops
+from minissl import kernels, ops
 from minissl.errors import InputError
 from minissl.gradcheck import check, op_cases
 from minissl.kernels import cpu, twins
@@ -40,6 +40,10 @@ def about(score, arrays):
     return arrays | {"q": q, "k": k}
 
 
+def philox():
+    return np.random.Generator(np.random.Philox(7))
+
+
 HIDDEN = np.random.default_rng(4).random((3, 1, 5, 6)) < 0.5
 HIDDEN[1, 0, 2] = False  # a query that may attend to nothing
 
@@ -65,6 +69,34 @@ MORE = [
     ("gelu", "nothing", {"x": normal(0, D)}),
     ("gelu", "strided", {"x": 3 * normal(D, T, B).T[:, ::2]}),
     ("gelu", "blocks", {"x": 3 * normal(2 * cpu.BLOCK + 5)}),
+    *(
+        (name, label, {"x": x, "weight": normal(x.shape[-1] + 2, x.shape[-1]), "bias": normal(x.shape[-1] + 2, seed=3)})
+        for name in ("linear", "linear_gelu")
+        for label, x in (
+            ("no rows", normal(0, D)),
+            ("strided", normal(D, T, B).T),
+            ("one row", normal(D)),
+            ("a wide row", normal(2, cpu.BLOCK // 200)),
+            ("blocks", normal(cpu.BLOCK // 8, 17)),
+        )
+    ),
+    *(
+        ("dropout_add", label, {"x": x, "residual": normal(*x.shape, seed=5), "rate": rate, "rng": philox()})
+        for label, x, rate in (
+            ("rows", normal(B, T, D), 0.3),
+            ("strided", normal(D, T, B).T, 0.1),
+            ("nothing", normal(0, D), 0.1),
+            ("blocks", normal(2, cpu.BLOCK // 2 + 9), 0.5),
+        )
+    ),
+    ("attention", "dropped", heads(3, 2, 5, 6, 4) | {"rate": 0.4, "rng": philox()}),
+    ("attention", "masked, dropped", heads(3, 2, 5, 6, 4) | {"mask": HIDDEN, "rate": 0.4, "rng": philox()}),
+    ("attention", "blocks, dropped", heads(9, 3, 110, 95, 4) | {"rate": 0.1, "rng": philox()}),
+    (
+        "attention",
+        "large scores, masked, dropped",
+        heads(3, 2, 5, 6, 4, spread=100) | {"mask": HIDDEN, "rate": 0.4, "rng": philox()},
+    ),
     ("embedding", "no ids", {"ids": np.zeros((B, 0), int), "weight": normal(V, D)}),
     ("embedding", "one id alone", {"ids": np.full((B, T), 3), "weight": normal(V, D)}),
     ("embedding", "small unsigned ids", {"ids": np.array([[3, 0], [3, 10]], np.uint8), "weight": normal(V, D)}),
@@ -80,7 +112,7 @@ every_input = pytest.mark.parametrize(("op", "label", "inputs"), INPUTS, ids=LAB
 
 
 def reference(op):
-    return getattr(ops, f"{op}_forward"), getattr(ops, f"{op}_backward")
+    return kernels.reference(op)
 
 
 def run(pair, inputs, dtype=np.float64, dy=None):
@@ -109,7 +141,8 @@ def test_every_twin_is_compared():
 
 @pytest.mark.parametrize("op", TWINS)
 def test_same_signature_as_the_reference(op):
-    for twin, theirs in zip(TWINS[op], reference(op), strict=True):
+    theirs_of = "linear" if op == "linear_gelu" else op  # whose own forward takes whatever the linear layer takes
+    for twin, theirs in zip(TWINS[op], reference(theirs_of), strict=True):
         assert inspect.signature(twin).parameters.keys() == inspect.signature(theirs).parameters.keys()
 
 
