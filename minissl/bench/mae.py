@@ -63,11 +63,9 @@ def measure(preset: str, rounds: int, threads: int) -> Comparison:
     model = ViTMAEForPreTraining(config)
     batch = mae_batch(config, BATCHES[preset])
     rivals: dict[str, Callable[[], float]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
-        for attention in ("sdpa", "eager"):
-            theirs = transformers.ViTMAEForPreTraining.from_pretrained(folder, attn_implementation=attention)
-            rivals[f"PyTorch, {attention}"] = torch_mae_step(torch, theirs, model, batch)
+    for attention in ("sdpa", "eager"):
+        theirs = theirs_with_weights(transformers, model, attention)
+        rivals[f"PyTorch, {attention}"] = torch_step(torch, theirs.train(), their_loss(torch, theirs, batch))
     with closing(training_step(model, batch, threads)) as step:
         steps: dict[str, Callable[[], float]] = {"minissl": step, **rivals}
         for number in range(1, WARM_UP + 1):  # there is no dropout, so every side goes the same way
@@ -81,9 +79,17 @@ def measure(preset: str, rounds: int, threads: int) -> Comparison:
     return Comparison(what, preset, shape, threads, agreed, times, before)
 
 
-def torch_mae_step(torch: Any, theirs: Any, model: ViTMAEForPreTraining, batch: dict[str, Any]) -> Callable[[], float]:
-    """Return the training step of Hugging Face's model, which trains what minissl's trains."""
+def theirs_with_weights(transformers: Any, model: ViTMAEForPreTraining, attention: str = "sdpa") -> Any:
+    """Return Hugging Face's model with these weights, which trains what minissl's trains."""
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        theirs = transformers.ViTMAEForPreTraining.from_pretrained(folder, attn_implementation=attention)
     for name in model.untrained():  # which from_pretrained makes trainable (transformers 5.24)
         theirs.get_parameter(name).requires_grad_(False)
+    return theirs
+
+
+def their_loss(torch: Any, theirs: Any, batch: dict[str, Any]) -> Callable[[], Any]:
+    """The loss of the batch as Hugging Face computes it."""
     tensors = {name: torch.tensor(array) for name, array in batch.items()}
-    return torch_step(torch, theirs.train(), lambda: theirs(**tensors).loss)
+    return lambda: theirs(**tensors).loss

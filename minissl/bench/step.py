@@ -140,7 +140,7 @@ def left_out(error: Exception) -> None:
 def check_loss(loss: float, expected: float, name: str, tolerance: float = TOLERANCE) -> None:
     """Raise InputError where the other side computes another loss: times of two things are no comparison."""
     if not abs(loss - expected) <= tolerance * expected:
-        raise InputError(f"minissl's loss is {loss}, that of {name} {expected}: nothing was timed")
+        raise InputError(f"minissl's loss is {loss}, that of {name} {expected}: nothing was compared")
 
 
 def plain_loss(torch: Any, model: Any, batch: dict[str, Array]) -> Callable[[], Any]:

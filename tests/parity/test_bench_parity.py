@@ -62,7 +62,7 @@ def test_scaling_of_another_loss_is_not_timed(monkeypatch):
     monkeypatch.setattr(
         BertForPreTraining, "__call__", lambda self, **b: ModelOutput(loss=1.001 * honest(self, **b).loss)
     )
-    with pytest.raises(InputError, match=r"that of expert .* nothing was timed"):
+    with pytest.raises(InputError, match=r"that of expert .* nothing was compared"):
         scaling.measure_step("tiny", [1], 1)
 
 
@@ -97,7 +97,7 @@ def test_other_losses_are_not_timed(monkeypatch):
     monkeypatch.setattr(
         BertForPreTraining, "__call__", lambda self, **b: ModelOutput(loss=1.001 * honest(self, **b).loss)
     )
-    with pytest.raises(InputError, match=r"minissl's loss is .* nothing was timed"):
+    with pytest.raises(InputError, match=r"minissl's loss is .* nothing was compared"):
         step.compare("tiny", 1, 1)
 
 
