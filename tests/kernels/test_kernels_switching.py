@@ -10,7 +10,7 @@ import pytest
 import minissl
 from minissl import ops
 from minissl.errors import InputError
-from minissl.kernels import cpu, enabled, op, reference_ops, replace_op, twins
+from minissl.kernels import chain, cpu, enabled, op, reference_ops, replace_op, twins
 from minissl.models import BertConfig, BertForPreTraining
 
 CONFIG = BertConfig(
@@ -215,6 +215,39 @@ def test_a_whole_model_trains_with_a_pair_of_ones_own():
     np.testing.assert_allclose(losses, expected, rtol=1e-9)
     assert losses[-1] < losses[0] - 0.5
     assert calls["forward"] == calls["backward"] == 12 * (1 + 2 * CONFIG.num_hidden_layers + 1)
+
+
+@WITH_TWINS
+def test_neighbouring_ops_run_as_one_until_a_part_is_replaced():
+    rng = np.random.default_rng(0)
+    x, weight, bias = rng.standard_normal((3, 4)), rng.standard_normal((5, 4)), rng.standard_normal(5)
+    fused = chain(op("linear"), op("gelu"))
+
+    def mine(h):
+        return np.tanh(h), h
+
+    y, called = fused.forward(x, weight, bias)
+    assert called.backward is cpu.linear_gelu_backward
+    with reference_ops():
+        plain, plain_called = fused.forward(x, weight, bias)
+    np.testing.assert_allclose(y, plain, rtol=1e-12)
+    dy = rng.standard_normal(y.shape)
+    for ours, theirs in zip(fused.backward(dy, called), fused.backward(dy, plain_called), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+    with replace_op("gelu", mine, lambda dy, h: dy / np.cosh(h) ** 2):
+        replaced, called = fused.forward(x, weight, bias)
+        dx, _, dbias = fused.backward(dy, called)
+    h = x @ weight.T + bias
+    np.testing.assert_allclose(replaced, np.tanh(h), rtol=1e-12)
+    np.testing.assert_allclose(dbias, (dy / np.cosh(h) ** 2).sum(axis=0), rtol=1e-12)
+    np.testing.assert_allclose(dx, dy / np.cosh(h) ** 2 @ weight, rtol=1e-12)
+
+
+def test_an_activation_without_a_twin_of_its_own_follows_the_linear_layer():
+    rng = np.random.default_rng(0)
+    x, weight, bias = rng.standard_normal((3, 4)), rng.standard_normal((5, 4)), rng.standard_normal(5)
+    y, _ = chain(op("linear"), op("tanh")).forward(x, weight, bias)
+    np.testing.assert_allclose(y, np.tanh(x @ weight.T + bias), rtol=1e-12)
 
 
 def test_a_wrong_pair_of_ones_own_shows():

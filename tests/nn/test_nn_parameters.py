@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from minissl.nn import FeedForward, Grads, Init, LayerNorm, Linear, Module, Param, TransformerLayer, XavierInit
-from minissl.nn.module import packing_order
+from minissl.nn.attention import MultiHeadAttention
+from minissl.nn.module import as_one, packing_order
 
 D, F = 6, 8
 
@@ -99,6 +100,34 @@ def test_packing_twice_changes_nothing():
     model = Tied()
     first = model.pack().copy()
     np.testing.assert_array_equal(model.pack(), first)
+
+
+def test_packed_neighbours_are_one_view_and_others_a_copy():
+    model = Tied()
+    biases = [model.first.bias, model.last.bias]
+    apart = as_one(biases)
+    flat = model.pack()
+    neighbours = [p for p in packing_order(model) if p.data.shape == model.first.bias.data.shape][:2]
+    together = as_one(neighbours)
+    np.testing.assert_array_equal(together, np.concatenate([p.data for p in neighbours]))
+    assert np.shares_memory(together, flat)
+    assert not np.shares_memory(as_one(neighbours[::-1]), flat)
+    np.testing.assert_array_equal(as_one(neighbours[::-1]), np.concatenate([p.data for p in neighbours[::-1]]))
+    neighbours[1].data = neighbours[1].data + 1  # no longer the packed one
+    np.testing.assert_array_equal(as_one(neighbours), np.concatenate([p.data for p in neighbours]))
+    assert not np.shares_memory(as_one(neighbours), flat)
+    assert apart.shape == (2 * D,)
+    assert not np.shares_memory(apart, flat)
+
+
+def test_matrices_as_one_are_one_under_the_other():
+    attention = MultiHeadAttention(D, 1, 0.0, new())
+    layers = [attention.query, attention.key, attention.value]
+    expected = np.concatenate([layer.weight.data for layer in layers])
+    flat = attention.pack()
+    joined = as_one([layer.weight for layer in layers])
+    np.testing.assert_array_equal(joined, expected)
+    assert np.shares_memory(joined, flat)
 
 
 def test_grads_add_and_zero_for_what_nothing_reached():
