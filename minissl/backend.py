@@ -172,23 +172,40 @@ def bmm(a: Array, b: Array, scale: float = 1.0) -> Array:
         y: Array = np.matmul(a, b, order="C")
         return y if scale == 1 else np.multiply(y, scale, out=y)
     factor_type = np.result_type(a.dtype, b.dtype)
-    if factor_type == np.float32 and _precision.get() in ("float16", "bfloat16"):
-        factor_type = np.dtype(_precision.get())
-    if factor_type.name not in _CUDA_TYPES:
+    precision = _precision.get()
+    if factor_type == np.float32 and precision in ("float16", "bfloat16"):
+        factor_type = np.dtype(precision)
+    kind = _KINDS.get(factor_type.char)
+    if kind is None:
         raise InputError(f"product of {a.dtype} and {b.dtype}: expected float16, bfloat16, float32 or float64")
-    total_type = np.dtype(np.float64 if factor_type == np.float64 else np.float32)
+    if precision == "tf32" and kind is _FLOAT32:
+        kind = _TF32
     cublas = _cublas()
     if cublas is None:
-        a, b = (x.astype(factor_type, copy=False).astype(total_type, copy=False) for x in (a, b))
+        a, b = (x.astype(factor_type, copy=False).astype(kind.total, copy=False) for x in (a, b))
         return cast(Array, a @ b * scale)
-    return _cublas_product(cublas, a, b, scale, factor_type, total_type)
+    return _cublas_product(cublas, a, b, scale, factor_type, kind)
 
 
-# CUDA's own numbers: cudaDataType_t, cublasComputeType_t and cublasGemmAlgo_t.
-_CUDA_TYPES = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
-_COMPUTE_TYPES = {"float32": 68, "float64": 70}
-_TF32 = 77  # CUBLAS_COMPUTE_32F_FAST_TF32
-_DEFAULT_ALGORITHM = -1
+class _Kind(NamedTuple):
+    """What cuBLAS is told of a product; the numbers are CUDA's cudaDataType_t and cublasComputeType_t."""
+
+    factor: int
+    total: type[np.floating[Any]]
+    total_type: int
+    compute_type: int
+    scalar: Callable[[float], Any]
+
+
+_FLOAT32 = _Kind(0, np.float32, 0, 68, ctypes.c_float)
+_TF32 = _FLOAT32._replace(compute_type=77)
+_KINDS = {  # by NumPy's letter for the factors' type, since a dtype's name takes NumPy longer than all else here
+    "f": _FLOAT32,
+    "d": _Kind(1, np.float64, 1, 70, ctypes.c_double),
+    "e": _FLOAT32._replace(factor=2),  # float16
+    "E": _FLOAT32._replace(factor=14),  # bfloat16, by ml_dtypes
+}
+_DEFAULT_ALGORITHM = -1  # cublasGemmAlgo_t
 
 
 def _cublas() -> Any:
@@ -200,26 +217,21 @@ def _cublas() -> Any:
     return cublas if hasattr(cublas, "gemmStridedBatchedEx") else None
 
 
-def _cublas_product(
-    cublas: Any, a: Array, b: Array, scale: float, factor_type: np.dtype[Any], total_type: np.dtype[Any]
-) -> Array:
+def _cublas_product(cublas: Any, a: Array, b: Array, scale: float, factor_type: np.dtype[Any], kind: _Kind) -> Array:
     import cupy
 
     batch, m, k, n = a.shape[:-2] or b.shape[:-2], *a.shape[-2:], b.shape[-1]
-    y = cupy.empty((*batch, m, n), total_type)
+    y = cupy.empty((*batch, m, n), kind.total)
     if y.size == 0 or k == 0:
-        return cast(Array, cupy.zeros(y.shape, total_type))
+        return cast(Array, cupy.zeros(y.shape, kind.total))
     left, right = _factor(a, factor_type), _factor(b, factor_type)
-    number = ctypes.c_double if total_type == np.float64 else ctypes.c_float
-    alpha, beta = number(scale), number(0)
-    tf32 = factor_type == np.float32 and _precision.get() == "tf32"
+    alpha, beta = kind.scalar(scale), kind.scalar(0)
     # cuBLAS stores by columns. To it our rows are the columns of the transpose, so it is given yᵀ = bᵀ aᵀ.
     cublas.gemmStridedBatchedEx(
         cupy.cuda.get_cublas_handle(), int(right.by_columns), int(left.by_columns), n, m, k, ctypes.addressof(alpha),
-        right.array.data.ptr, _CUDA_TYPES[factor_type.name], right.leading, right.stride,
-        left.array.data.ptr, _CUDA_TYPES[factor_type.name], left.leading, left.stride, ctypes.addressof(beta),
-        y.data.ptr, _CUDA_TYPES[total_type.name], n, m * n, math.prod(batch),
-        _TF32 if tf32 else _COMPUTE_TYPES[total_type.name], _DEFAULT_ALGORITHM,
+        right.array.data.ptr, kind.factor, right.leading, right.stride,
+        left.array.data.ptr, kind.factor, left.leading, left.stride, ctypes.addressof(beta),
+        y.data.ptr, kind.total_type, n, m * n, math.prod(batch), kind.compute_type, _DEFAULT_ALGORITHM,
     )  # fmt: skip
     return cast(Array, y)
 

@@ -93,8 +93,10 @@ def test_the_product_of_cublas_takes_what_bmm_gives_it():
 
 
 def test_the_types_of_products_are_cudas():
-    runtime = {"float32": "CUDA_R_32F", "float64": "CUDA_R_64F", "float16": "CUDA_R_16F", "bfloat16": "CUDA_R_16BF"}
-    assert {name: getattr(cupy.cuda.runtime, code) for name, code in runtime.items()} == backend._CUDA_TYPES
+    codes = {"f": "CUDA_R_32F", "d": "CUDA_R_64F", "e": "CUDA_R_16F", "E": "CUDA_R_16BF"}
+    assert {letter: kind.factor for letter, kind in backend._KINDS.items()} == {
+        letter: getattr(cupy.cuda.runtime, code) for letter, code in codes.items()
+    }
     assert callable(cupy.cuda.get_cublas_handle)
 
 
