@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from minissl.backend import to_host
+from minissl.backend import product_precision, to_host
 from minissl.errors import InputError
 from minissl.training.diagnose import first_nonfinite
 from minissl.training.processes import all_or_none
@@ -41,7 +41,10 @@ def train(
             try:
                 record = trainer.train_step(batches)
             except NonFiniteError as error:
-                raise diverged(str(error), trainer.model, batches, folder) from error
+                with product_precision(
+                    trainer.options.precision, trainer.weights
+                ):  # what overflows in it does so again
+                    raise diverged(str(error), trainer.model, batches, folder) from error
             noted = {"step": record.step, **record.losses, "grad_norm": record.grad_norm, "lr": record.lr}
             noted |= on_step(record)
             with all_or_none(trainer.processes):

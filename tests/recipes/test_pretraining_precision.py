@@ -9,7 +9,7 @@ import pytest
 import stand_in_cublas
 from minissl.cli import main
 from minissl.kernels import enabled
-from minissl.models.bert import PRESETS
+from minissl.models.bert import PRESETS, BertForPreTraining
 from minissl.training import loss_scale
 from minissl.training.trainer import Trainer
 
@@ -61,6 +61,20 @@ def test_texts_in_float16_stopped_and_resumed(monkeypatch, capsys):
     assert scales[0] < 2.0**22
     assert Path("run", "model.safetensors").read_bytes() == Path("whole", "model.safetensors").read_bytes()
     assert Path("run", "model.safetensors").read_bytes() != Path("float32", "model.safetensors").read_bytes()
+
+
+@rounds
+def test_what_overflows_in_float16_is_found_there(monkeypatch, capsys):
+    """In float32 nothing would be wrong with these weights."""
+    make = BertForPreTraining.pack
+
+    def large(model):
+        model.predictions.dense.weight.data *= 1e6
+        return make(model)
+
+    monkeypatch.setattr(BertForPreTraining, "pack", large)
+    assert main([*HMM, "--device", "cuda", "--precision", "float16", "--out", "run"]) == 2
+    assert "first in the output of the layer predictions.dense" in capsys.readouterr().err
 
 
 @rounds
