@@ -1,29 +1,43 @@
-"""Every kernel for the GPU against its reference op, run thread by thread on the CPU (tests/emulation.py)."""
+"""Every kernel for the GPU against its reference op: on a GPU, or thread by thread on the CPU (tests/emulation.py)."""
 
 import copy
 import inspect
 import math
+import sys
 
 import numpy as np
 import pytest
 
 import emulation
-from minissl import ops
+from minissl import BertConfig, BertForPreTraining, ops
+from minissl.backend import to_host
+from minissl.bench.step import bert_batch
 from minissl.errors import InputError
 from minissl.gradcheck.cases import op_cases
 from minissl.kernels import gpu, op, reference_ops
 from minissl.training.adamw import AdamW, adamw_update, squared_norm
-from stand_in import back, in_place_of_cupy, move, ndarray
-
-pytestmark = pytest.mark.skipif(emulation.COMPILER is None, reason="no g++ to build the kernels with")
 
 B, T, D, F, V = 2, 4, 7, 8, 11
 
 
 @pytest.fixture(autouse=True)
-def cupy():
-    with in_place_of_cupy() as library:
-        yield library
+def device(request, cupy, monkeypatch):
+    if request.config.getoption("device") == "stand-in":
+        if emulation.COMPILER is None:
+            pytest.skip("no g++ to build the kernels with")
+        monkeypatch.setattr(cupy, "RawModule", emulation.RawModule, raising=False)
+
+
+def is_on_device(x):
+    return isinstance(x, sys.modules["cupy"].ndarray)
+
+
+def move(x):
+    """To the device; what is strided here is strided there."""
+    xp = sys.modules["cupy"]
+    if not isinstance(x, np.ndarray):
+        return x
+    return xp.asarray(x) if x.flags.c_contiguous else xp.asarray(np.repeat(x, 2, axis=-1))[..., ::2]
 
 
 def normal(*shape, seed=0):
@@ -176,6 +190,10 @@ def upstream(y, dtype):
     return np.asarray(normal(*np.shape(y), seed=9)).astype(np.float32).astype(dtype)
 
 
+def strided(x):
+    return np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x
+
+
 def results(y, gradients):
     return [y, *gradients] if isinstance(gradients, tuple) else [y, gradients]
 
@@ -191,7 +209,7 @@ def found(pair, inputs, dtype):
     arguments = moved(inputs, dtype)
     assert gpu.applies(*arguments.values())
     y, cache = forward(**arguments)
-    return results(y, backward(move(upstream(back(y), dtype)), cache))
+    return results(y, backward(move(strided(upstream(y, dtype))), cache))
 
 
 def error(got, right):
@@ -204,9 +222,9 @@ def test_every_kernel_equals_the_reference(op, label, inputs, dtype, most):
     got, right = found(gpu.TWINS[op], inputs, dtype), expected(op, inputs, dtype)
     assert len(got) == len(right)
     for ours, theirs in zip(got, right, strict=True):
-        assert isinstance(ours, ndarray)
+        assert is_on_device(ours)
         assert (ours.shape, ours.dtype) == (np.shape(theirs), dtype)
-        assert error(back(ours), theirs) <= most
+        assert error(to_host(ours), theirs) <= most
 
 
 def test_every_twin_is_compared():
@@ -225,20 +243,20 @@ def bits(value):
         return [bits(item) for item in value.values()]
     if isinstance(value, (tuple, list)):
         return [bits(item) for item in value]
-    return back(value).tobytes() if isinstance(value, ndarray) else repr(value)
+    return to_host(value).tobytes() if is_on_device(value) else repr(value)
 
 
 @every_input
 def test_inputs_dy_and_cache_stay_and_a_second_backward_gives_the_same_bits(op, label, inputs):
     forward, backward = gpu.TWINS[op]
     arguments = moved(inputs, np.float32)
-    before = bits([a for a in arguments.values() if isinstance(a, ndarray)])
+    before = bits([a for a in arguments.values() if is_on_device(a)])
     y, cache = forward(**arguments)
-    dy = move(upstream(back(y), np.float32))
+    dy = move(upstream(y, np.float32))
     held = bits((y, cache, dy))
     assert bits(backward(dy, cache)) == bits(backward(dy, cache))
     assert bits((y, cache, dy)) == held
-    assert bits([a for a in arguments.values() if isinstance(a, ndarray)]) == before
+    assert bits([a for a in arguments.values() if is_on_device(a)]) == before
 
 
 @every_input
@@ -264,7 +282,7 @@ def test_the_bits_are_numpys_and_so_is_the_generator_afterwards(start, size, tak
     y, cache = gpu.dropout_forward(move(x), rate, generators[0])
     expected, _ = ops.dropout_forward(x, rate, generators[1])
     assert isinstance(cache, gpu.Drawn)
-    np.testing.assert_array_equal(back(y), expected)
+    np.testing.assert_array_equal(to_host(y), expected)
     one, other = (rng.bit_generator.state for rng in generators)
     np.testing.assert_equal(one, other)
 
@@ -285,14 +303,14 @@ def test_a_target_outside_shows(name):
     inputs = moved(classes(3, 7) if name == "cross_entropy" else masked(3, D, 7), np.float32)
     inputs["targets"][1:2] = 7
     loss, _ = gpu.TWINS[name][0](**inputs)
-    assert np.isnan(back(loss))
+    assert np.isnan(to_host(loss))
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(np.float64, 1e-12), (np.float32, 2e-6)], ids=["float64", "float32"])
 def test_adamw_over_100_steps(dtype, most):
     rng = np.random.default_rng(0)
     start = rng.standard_normal(1001).astype(np.float32).astype(dtype)
-    host, device = ([move_(start), move_(0 * start), move_(0 * start)] for move_ in (np.copy, move))
+    host, device = ([place(start), place(0 * start), place(0 * start)] for place in (np.copy, move))
     for step in range(1, 101):
         g = rng.standard_normal(1001).astype(np.float32).astype(dtype)
         options = {"lr": 0.01, "step": step, "decay": step % 3 > 0, "scale": 0.5}
@@ -301,7 +319,7 @@ def test_adamw_over_100_steps(dtype, most):
         adamw_update(device[0], move(g), *device[1:], settings, **options)
     for ours, theirs in zip(device, host, strict=True):
         assert ours.dtype == dtype
-        assert error(back(ours), theirs) <= most
+        assert error(to_host(ours), theirs) <= most
 
 
 @pytest.mark.parametrize("size", [0, 1, 255, 70_001])
@@ -309,10 +327,10 @@ def test_squared_norm(size):
     x = normal(size).astype(np.float32)
     total = squared_norm(move(x))
     assert (total.shape, total.dtype) == ((), np.float32)
-    assert back(total) == pytest.approx(np.square(x, dtype=np.float64).sum(), rel=1e-7)
-    assert float(squared_norm(x)) == pytest.approx(float(back(total)), rel=1e-5)
+    assert to_host(total) == pytest.approx(np.square(x, dtype=np.float64).sum(), rel=1e-7)
+    assert float(squared_norm(x)) == pytest.approx(float(to_host(total)), rel=1e-5)
     with reference_ops():
-        assert float(back(squared_norm(move(x)))) == pytest.approx(float(back(total)), rel=1e-5)
+        assert float(to_host(squared_norm(move(x)))) == pytest.approx(float(to_host(total)), rel=1e-5)
 
 
 def test_the_optimiser_runs_the_kernel_and_for_strided_arrays_the_reference(monkeypatch):
@@ -334,6 +352,30 @@ def test_the_twin_is_what_a_module_calls():
         assert op("layer_norm").forward(x, gain, gain, 1e-5)[1].backward is ops.layer_norm_backward
 
 
+CONFIG = BertConfig(
+    vocab_size=50, hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=17,
+    max_position_embeddings=10, initializer_range=0.5,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float64", 1e-12), ("float32", 1e-5)])
+def test_a_whole_model_with_dropout_is_the_same_with_kernels_and_without(dtype, most):
+    """Masks too, since the kernels draw the generator's own bits."""
+    batch = bert_batch(CONFIG, 3, 9)
+
+    def run(model):
+        loss, gradients = model.loss_and_grads(**batch, rng=philox(2))
+        return loss, {key: to_host(gradient) for key, gradient in gradients.items()}
+
+    host = BertForPreTraining(CONFIG, dtype="float32")
+    loss, gradients = run(BertForPreTraining(CONFIG, dtype="float32").to("cuda").astype(dtype))
+    with reference_ops():
+        right_loss, right = run(host.astype("float64"))
+    assert loss == pytest.approx(right_loss, rel=most)
+    for key, gradient in right.items():
+        assert np.abs(gradients[key] - gradient).max() <= most * max(1, np.abs(gradient).max()), key
+
+
 def test_other_dtypes_and_mixtures_take_the_reference():
     for x, gain in ((np.float16, np.float16), (np.float32, np.float64)):
         x, gain = move(np.ones((2, 3), x)), move(np.ones(3, gain))
@@ -353,7 +395,7 @@ def test_kernels_that_do_not_compile_give_way_to_the_reference(monkeypatch):
         gpu._compiled.cache_clear()
 
 
-def test_a_library_without_raw_kernels_takes_the_reference(cupy):
-    del cupy.RawModule
+def test_a_library_without_raw_kernels_takes_the_reference(cupy, monkeypatch):
+    monkeypatch.delattr(cupy, "RawModule")
     x, gain = move(normal(2, 3)), move(np.ones(3))
     assert op("layer_norm").forward(x, gain, gain, 1e-5)[1].backward is ops.layer_norm_backward
