@@ -4,7 +4,7 @@
 // goes on when all it waits for are there too: a thread that reads what another has not yet written, for want of a
 // barrier, reads the wrong number, and does so every time. Blocks run one after another, in the order that is asked for,
 // and every other one with its threads in reverse. Shared memory begins as NaN. An array ends where forbidden memory
-// begins, and what lies before it is compared afterwards.
+// begins, or in every other order begins where it ends; on its other side are NaN, which are compared afterwards.
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -152,21 +152,23 @@ static void outside(int, siginfo_t* info, void*) {
     fail("read or write of no array at all");
 }
 
-// A copy of an array whose end is the end of the memory that may be touched.
-static Room make_room(char* host, long long bytes) {
+// A copy of an array with forbidden memory behind its end, or before its start.
+static Room make_room(char* host, long long bytes, bool at_start) {
     const long long page = sysconf(_SC_PAGESIZE), inside = (bytes + page - 1) / page * page + page;
-    char* base = (char*)mmap(nullptr, inside + FORBIDDEN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    const long long mapped = inside + 2 * FORBIDDEN;
+    char* base = (char*)mmap(nullptr, mapped, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (base == (char*)MAP_FAILED) fail("no memory for a copy of an array");
-    mprotect(base, inside, PROT_READ | PROT_WRITE);
-    char* data = base + inside - bytes;
-    memset(base, 0xff, data - base);
+    char *start = base + FORBIDDEN, *data = at_start ? start : start + inside - bytes;
+    mprotect(start, inside, PROT_READ | PROT_WRITE);
+    memset(start, 0xff, inside);
     memcpy(data, host, bytes);
-    return {host, data, base, bytes, inside + FORBIDDEN, false};
+    return {host, data, base, bytes, mapped, false};
 }
 
 static bool untouched(const Room& room) {
-    for (char* p = room.base; p < room.data; p++)
-        if (*p != (char)0xff) return false;
+    const char *start = room.base + FORBIDDEN, *end = room.base + room.mapped - FORBIDDEN;
+    for (const char* p = start; p < end; p++)
+        if ((p < room.data || p >= room.data + room.bytes) && *p != (char)0xff) return false;
     return true;
 }
 
@@ -198,7 +200,7 @@ static const char* launch(void (*kernel)(void**), const unsigned* dims, int n, v
         char** pointer = (char**)args[i];
         int k = 0;
         while (k < n_rooms && rooms[k].host != *pointer) k++;
-        if (k == n_rooms) rooms[n_rooms++] = make_room(*pointer, bytes[i]);
+        if (k == n_rooms) rooms[n_rooms++] = make_room(*pointer, bytes[i], dims[3] & 1);
         rooms[k].written |= written[i] != 0;
         *pointer = rooms[k].data;
     }
@@ -221,7 +223,7 @@ static const char* launch(void (*kernel)(void**), const unsigned* dims, int n, v
     sigaction(SIGSEGV, &segv, nullptr);
     sigaction(SIGBUS, &bus, nullptr);
     for (int k = 0; k < n_rooms; k++) {
-        if (!failure[0] && !untouched(rooms[k])) snprintf(failure, sizeof failure, "write before the start of an array");
+        if (!failure[0] && !untouched(rooms[k])) snprintf(failure, sizeof failure, "write beside an array");
         if (!failure[0] && rooms[k].written) memcpy(rooms[k].host, rooms[k].data, rooms[k].bytes);
         munmap(rooms[k].base, rooms[k].mapped);
     }

@@ -95,9 +95,19 @@ def test_a_read_or_write_past_an_array_is_found(i):
         kernel("writes")((1,), (1,), (x, np.int64(i)))
 
 
+def test_a_read_or_write_before_an_array_is_found_in_other_orders(monkeypatch):
+    x, y = move(np.zeros(5, np.float32)), move(np.zeros(1, np.float32))
+    for order in (1, 3):
+        monkeypatch.setattr(emulation, "order", order)
+        with pytest.raises(emulation.LaunchRefused, match="read or write"):
+            kernel("reads")((1,), (1,), (x, np.int64(-1), y))
+        with pytest.raises(emulation.LaunchRefused, match="beside"):
+            kernel("writes")((1,), (1,), (x, np.int64(5)))
+
+
 def test_a_write_before_an_array_is_found_and_a_read_gives_nan():
     x, y = move(np.zeros(5, np.float32)), move(np.zeros(1, np.float32))
-    with pytest.raises(emulation.LaunchRefused, match="before the start"):
+    with pytest.raises(emulation.LaunchRefused, match="beside"):
         kernel("writes")((1,), (1,), (x, np.int64(-1)))
     kernel("reads")((1,), (1,), (x, np.int64(-1), y))
     assert np.isnan(back(y)[0])
