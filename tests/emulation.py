@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import Any
 import numpy as np
 
 HEADER = Path(__file__).with_name("emulation.hpp")
-COMPILER = shutil.which("g++")
+COMPILER = shutil.which("g++") if sys.platform == "linux" else None
 order = 0  # of blocks and threads, one of four; nothing may depend on it
 MOST_THREADS, MOST_SHARED, MOST_BLOCKS = 1024, 48 * 1024, (2**31 - 1, 2**16 - 1)
 KERNEL = re.compile(r'extern "C" __global__ void (?:__launch_bounds__\(\w+\) )?(\w+)\((.*?)\)', re.DOTALL)
@@ -121,6 +122,8 @@ def _library(code: str, options: tuple[str, ...]) -> ctypes.PyDLL:
     name = hashlib.sha256("\0".join([source, HEADER.read_text(), *options]).encode()).hexdigest()
     folder = Path(tempfile.gettempdir(), f"minissl-emulation-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise PermissionError(f"{folder} is another's: what lies there would be run")
     path = folder / f"{name[:24]}.so"
     if not path.exists():
         made = path.with_suffix(f".{os.getpid()}")

@@ -16,14 +16,6 @@ def is_on_device(x):
     return isinstance(x, sys.modules["cupy"].ndarray)
 
 
-def move(x):
-    """To the device; what is strided here is strided there."""
-    xp = sys.modules["cupy"]
-    if not isinstance(x, np.ndarray):
-        return x
-    return xp.asarray(x) if x.flags.c_contiguous else xp.asarray(np.repeat(x, 2, axis=-1))[..., ::2]
-
-
 def normal(*shape, seed=0):
     return np.random.default_rng(seed).standard_normal(shape)
 
@@ -156,42 +148,51 @@ def reference(name):
 
 
 def given(inputs, dtype):
-    """Copies of the inputs, of numbers that float32 holds exactly; strides stay."""
+    """Copies of the inputs, of numbers that float32 holds exactly."""
     out = {}
     for name, value in inputs.items():
         floating = getattr(value, "dtype", None) == np.float64
-        out[name] = value.astype(np.float32).astype(dtype, order="K") if floating else copy.deepcopy(value)
+        out[name] = value.astype(np.float32).astype(dtype) if floating else copy.deepcopy(value)
     return out
 
 
+def move(x):
+    return sys.modules["cupy"].asarray(x) if isinstance(x, np.ndarray) else x
+
+
+def strided(x):
+    """On the device, every other entry of an array twice as long."""
+    return move(np.repeat(x, 2, axis=-1))[..., ::2] if x.ndim else move(x)
+
+
 def moved(inputs, dtype):
-    return {name: move(value) for name, value in given(inputs, dtype).items()}
+    """The inputs on the device; what is strided on the host is strided there."""
+    scattered = {name for name, x in inputs.items() if isinstance(x, np.ndarray) and not x.flags.c_contiguous}
+    return {name: (strided if name in scattered else move)(x) for name, x in given(inputs, dtype).items()}
 
 
 def upstream(y, dtype):
     return np.asarray(normal(*np.shape(y), seed=9)).astype(np.float32).astype(dtype)
 
 
-def strided(x):
-    return np.repeat(x, 2, axis=-1)[..., ::2] if x.ndim else x
-
-
 def results(y, gradients):
     return [y, *gradients] if isinstance(gradients, tuple) else [y, gradients]
 
 
-def expected(name, inputs, dtype):
+def expected(name, inputs, dy=None):
+    """y and every gradient, of the reference in float64."""
     forward, backward = reference(name)
     y, cache = forward(**given(inputs, np.float64))
-    return results(y, backward(upstream(y, np.float64), cache))
+    return results(y, backward(upstream(y, np.float64) if dy is None else dy, cache))
 
 
-def found(pair, inputs, dtype):
-    forward, backward = pair
+def found(name, inputs, dtype, dy=None):
+    """y and every gradient, of the twin in `dtype`."""
+    forward, backward = gpu.TWINS[name]
     arguments = moved(inputs, dtype)
     assert gpu.applies(*arguments.values())
     y, cache = forward(**arguments)
-    return results(y, backward(move(strided(upstream(y, dtype))), cache))
+    return results(y, backward(strided(upstream(y, dtype) if dy is None else dy.astype(dtype)), cache))
 
 
 def error(got, right):

@@ -43,8 +43,9 @@ DRAWN = 512  # random numbers that a warp draws at a time
 
 
 def source() -> str:
-    """The text of every kernel, behind what all of them use."""
-    return "".join((FOLDER / f"{name}.cu").read_text(encoding="utf-8") for name in SOURCES)
+    """The text of every kernel, behind what all of them use. In ASCII: CuPy writes it in the locale's encoding."""
+    text = "".join((FOLDER / f"{name}.cu").read_text(encoding="utf-8") for name in SOURCES)
+    return text.encode("ascii", "ignore").decode()  # in comments
 
 
 @cache
@@ -95,15 +96,16 @@ def _entry_grid(size: int) -> tuple[int]:
     return (min(-(-size // THREADS), MOST_BLOCKS),)
 
 
-def _contiguous(x: Array) -> Array:
+def _contiguous(x: Array, dtype: Any = None) -> Array:
+    """As a kernel counts on it: C-contiguous, and of the dtype that its other arrays have."""
     xp: Any = array_module(x)
-    same: Array = xp.ascontiguousarray(x)
+    same: Array = xp.ascontiguousarray(x, dtype)
     return same
 
 
-def _rows(x: Array) -> Array:
-    """As a C-contiguous matrix; a kernel counts on it."""
-    rows: Array = _contiguous(x).reshape(-1, x.shape[-1])
+def _rows(x: Array, dtype: Any = None) -> Array:
+    """As a C-contiguous matrix."""
+    rows: Array = _contiguous(x, dtype).reshape(-1, x.shape[-1])
     return rows
 
 
@@ -138,11 +140,11 @@ def layer_norm_forward(x: Array, gain: Array, bias: Array, eps: float) -> tuple[
 
 def layer_norm_backward(dy: Array, cache: LayerNormCache) -> tuple[Array, Array, Array]:
     """As `ops.layer_norm_backward`: dx in one kernel, dgain and dbias as sums down columns."""
-    rows, normed = _rows(dy), _rows(cache.normed)
-    dx = array_module(dy).empty(rows.shape, dy.dtype)
-    _run(
-        "layer_norm_backward", _row_grid(len(rows)), dy.dtype, rows, normed, cache.inv_std, cache.gain, *rows.shape, dx
-    )
+    normed = _rows(cache.normed)
+    rows = _rows(dy, normed.dtype)
+    dx = array_module(dy).empty(rows.shape, rows.dtype)
+    arrays = rows, normed, cache.inv_std, cache.gain
+    _run("layer_norm_backward", _row_grid(len(rows)), rows.dtype, *arrays, *rows.shape, dx)
     return dx.reshape(dy.shape), _column_sums(rows, normed), _column_sums(rows)
 
 
@@ -238,8 +240,8 @@ def attention_forward(
     drawn = kept if isinstance(kept, Drawn) else NOTHING_DRAWN
     dropped = weights if drawn is NOTHING_DRAWN else xp.empty_like(weights)
     seen, *steps = _mask_and_steps(mask, weights)
-    keys = weights.shape[-1]
-    _run("masked_softmax_forward", _row_grid(weights.size // keys), q.dtype, weights, weights.size // keys, keys, seen,
+    rows, keys = math.prod(weights.shape[:-1]), weights.shape[-1]
+    _run("masked_softmax_forward", _row_grid(rows), q.dtype, weights, rows, keys, seen,
          int(mask is not None), *steps, int(drawn is kept), *drawn.key_and_counter, *drawn[1:], dropped)  # fmt: skip
     if isinstance(kept, DropoutCache):
         dropped = ops.dropout_backward(weights, kept)  # times keep and scale
@@ -267,14 +269,14 @@ def attention_backward(dy: Array, cache: AttentionCache) -> tuple[Array, Array, 
     q, k, v, weights, kept = cache
     xp: Any = array_module(q)
     scale = 1 / math.sqrt(q.shape[-1])
-    dscores = _contiguous(bmm(dy, v.swapaxes(-1, -2)))  # dweights, which the kernel turns into dscores
+    dscores = _contiguous(bmm(dy, v.swapaxes(-1, -2)), q.dtype)  # dweights, which the kernel turns into dscores
     drawn = kept if isinstance(kept, Drawn) else NOTHING_DRAWN
     dropped = xp.empty_like(weights) if drawn is kept else weights
     if isinstance(kept, DropoutCache):
         dscores, dropped = ops.dropout_backward(dscores, kept), ops.dropout_backward(weights, kept)
-    keys = weights.shape[-1]
-    _run("masked_softmax_backward", _row_grid(weights.size // keys), q.dtype, dscores, weights, weights.size // keys,
-         keys, int(drawn is kept), *drawn.key_and_counter, *drawn[1:], dropped)  # fmt: skip
+    rows, keys = math.prod(weights.shape[:-1]), weights.shape[-1]
+    _run("masked_softmax_backward", _row_grid(rows), q.dtype, dscores, weights, rows, keys,
+         int(drawn is kept), *drawn.key_and_counter, *drawn[1:], dropped)  # fmt: skip
     return bmm(dscores, k, scale), bmm(dscores.swapaxes(-1, -2), q, scale), bmm(dropped.swapaxes(-1, -2), dy)
 
 
@@ -316,8 +318,8 @@ def gelu_forward(x: Array) -> tuple[Array, Array]:
 
 def gelu_backward(dy: Array, cache: Array) -> Array:
     """As `ops.gelu_backward`."""
-    dx: Array = array_module(dy).empty(dy.shape, dy.dtype)
-    _run("gelu_backward", _entry_grid(dy.size), dy.dtype, _contiguous(dy), cache, dy.size, dx)
+    dx: Array = array_module(dy).empty(dy.shape, cache.dtype)
+    _run("gelu_backward", _entry_grid(dy.size), cache.dtype, _contiguous(dy, cache.dtype), cache, dy.size, dx)
     return dx
 
 

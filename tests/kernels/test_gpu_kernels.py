@@ -1,5 +1,6 @@
 """Every kernel for the GPU against its reference op: on a GPU, or thread by thread on the CPU (tests/emulation.py)."""
 
+import copy
 import inspect
 import math
 
@@ -22,14 +23,18 @@ from kernel_cases import (
     normal,
     philox,
     reference,
+    results,
     upstream,
 )
 from minissl import BertConfig, BertForPreTraining, ops
 from minissl.backend import to_host
 from minissl.bench.step import bert_batch
 from minissl.errors import InputError
-from minissl.kernels import gpu, op, reference_ops
+from minissl.gradcheck.cases import op_cases
+from minissl.kernels import enabled, gpu, op, reference_ops
 from minissl.training.adamw import AdamW, adamw_update, squared_norm
+
+pytestmark = pytest.mark.skipif(not enabled(), reason="MINISSL_KERNELS=off")
 
 LABELS = [f"{op}-{label}" for op, label, _ in INPUTS]
 every_input = pytest.mark.parametrize(("op", "label", "inputs"), INPUTS, ids=LABELS)
@@ -48,7 +53,7 @@ def device(request, cupy, monkeypatch):
 @every_input
 @pytest.mark.parametrize(("dtype", "most"), [(np.float64, 1e-12), (np.float32, 1e-5)], ids=["float64", "float32"])
 def test_every_kernel_equals_the_reference(op, label, inputs, dtype, most):
-    got, right = found(gpu.TWINS[op], inputs, dtype), expected(op, inputs, dtype)
+    got, right = found(op, inputs, dtype), expected(op, inputs)
     assert len(got) == len(right)
     for ours, theirs in zip(got, right, strict=True):
         assert is_on_device(ours)
@@ -88,12 +93,36 @@ def test_inputs_dy_and_cache_stay_and_a_second_backward_gives_the_same_bits(op, 
     assert bits([a for a in arguments.values() if is_on_device(a)]) == before
 
 
+NOT_FINITE = [
+    (case.op, argument, bad)
+    for case in {case.op: case for case in op_cases() if case.op in gpu.TWINS}.values()
+    for argument in (
+        "dy",
+        *(name for name, value in case.inputs.items() if getattr(value, "dtype", None) == np.float64),
+    )
+    for bad in (np.nan, np.inf, -np.inf)
+    if not (case.op == "masked_cross_entropy" and argument == "bias" and bad == -np.inf)  # a class of probability 0
+]
+
+
+@pytest.mark.parametrize(("name", "argument", "bad"), NOT_FINITE)
+def test_what_is_not_finite_is_never_hidden(name, argument, bad):
+    inputs = copy.deepcopy(next(inputs for op, _, inputs in INPUTS if op == name))
+    dy = upstream(expected(name, inputs)[0], np.float64)
+    (dy if argument == "dy" else inputs[argument]).reshape(-1)[:1] = bad
+    with np.errstate(all="ignore"):
+        got, right = found(name, inputs, np.float32, dy), expected(name, inputs, dy)
+    assert any(not np.isfinite(array).all() for array in right)
+    for ours, theirs in zip(got, right, strict=True):
+        assert not np.isfinite(to_host(ours)[~np.isfinite(theirs)]).any()
+
+
 @every_input
 def test_no_bit_depends_on_the_order_in_which_blocks_and_threads_run(op, label, inputs, monkeypatch):
-    first = bits(found(gpu.TWINS[op], inputs, np.float32))
+    first = bits(found(op, inputs, np.float32))
     for order in (1, 2, 3):
         monkeypatch.setattr(emulation, "order", order)
-        assert bits(found(gpu.TWINS[op], inputs, np.float32)) == first
+        assert bits(found(op, inputs, np.float32)) == first
 
 
 @pytest.mark.parametrize("taken", range(9))
@@ -203,6 +232,18 @@ def test_a_whole_model_with_dropout_is_the_same_with_kernels_and_without(dtype, 
     assert loss == pytest.approx(right_loss, rel=most)
     for key, gradient in right.items():
         assert np.abs(gradients[key] - gradient).max() <= most * max(1, np.abs(gradient).max()), key
+
+
+@pytest.mark.parametrize("name", gpu.TWINS)
+def test_a_gradient_of_another_dtype_is_taken_as_a_number_is(name):
+    """A loss times a float64 makes one; read as if it were float32 it would be nonsense."""
+    inputs = next(inputs for op, _, inputs in INPUTS if op == name)
+    forward, backward = gpu.TWINS[name]
+    y, cache = forward(**moved(inputs, np.float32))
+    dy = upstream(y, np.float64)
+    right = results(y, backward(move(dy.astype(np.float32)), cache))
+    for ours, theirs in zip(results(y, backward(move(dy), cache)), right, strict=True):
+        assert error(to_host(ours), to_host(theirs)) <= 1e-5
 
 
 def test_other_dtypes_and_mixtures_take_the_reference():
