@@ -33,6 +33,7 @@ from minissl.errors import InputError
 from minissl.gradcheck.cases import op_cases
 from minissl.kernels import enabled, gpu, op, reference_ops
 from minissl.training.adamw import AdamW, adamw_update, squared_norm
+from minissl.training.trainer import Trainer, TrainingOptions
 
 pytestmark = pytest.mark.skipif(not enabled(), reason="MINISSL_KERNELS=off")
 
@@ -232,6 +233,22 @@ def test_a_whole_model_with_dropout_is_the_same_with_kernels_and_without(dtype, 
     assert loss == pytest.approx(right_loss, rel=most)
     for key, gradient in right.items():
         assert np.abs(gradients[key] - gradient).max() <= most * max(1, np.abs(gradient).max()), key
+
+
+def test_training_steps_with_kernels_are_those_of_the_host():
+    losses, weights = [], []
+    for place in ("cpu", "cuda"):
+        model = BertForPreTraining(CONFIG).to(place)
+        trainer = Trainer(model, TrainingOptions(3, 1e-3, threads=1))
+        try:
+            losses += [[trainer.train_step([bert_batch(CONFIG, 3, 9)]).losses["mlm"] for _ in range(3)]]
+        finally:
+            trainer.close()
+        weights.append({key: to_host(weight) for key, weight in model.state_dict().items()})
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for key, weight in weights[0].items():
+        if not key.endswith("key.bias"):  # whose gradient is nothing but rounding, of which AdamW makes whole steps
+            np.testing.assert_allclose(weights[1][key], weight, atol=2e-5, err_msg=key)
 
 
 @pytest.mark.parametrize("name", gpu.TWINS)
