@@ -259,5 +259,6 @@ STEPS: dict[str, tuple[str, Callable[[], list[Finding]]]] = {
     "minissl.training.adamw.": ("inspection of AdamW", lambda: _said(inspect_adamw(adamw_update))),
     "minissl.training.schedule.": ("inspection of the schedule", lambda: _said(inspect_schedule(warmup_linear))),
     "minissl.training.trainer.": ("inspection of the step", lambda: _said(inspect_trainer(Trainer))),
+    "minissl.training.pairs.": ("inspection of the step", lambda: _said(inspect_trainer(Trainer))),
     "minissl.nn.module.Grads.collect": ("inspection of the step", lambda: _said(inspect_trainer(Trainer))),
 }

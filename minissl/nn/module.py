@@ -112,6 +112,10 @@ class Grads:
         if self.added is not None:
             self.added(param)
 
+    def has(self, param: Param) -> bool:
+        """Whether a gradient was added to the parameter in this step."""
+        return param in self._written
+
     def add_both(self, param: Param, a: Array, b: Array) -> None:
         """Add a + b in one pass, of which neither is changed."""
         view = self._views[param]

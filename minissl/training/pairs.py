@@ -15,6 +15,9 @@ from minissl.errors import InputError
 from minissl.kernels.rows import RowGradient
 from minissl.nn import Grads, Param
 
+AHEAD = 16  # parameters, about a layer's: of how many one thread's gradients are kept until the other's come
+WAITING = 2  # sums that may wait for the thread that is ahead
+
 
 class Pair:
     """Both threads' gradients, and the buffer of their sum."""
@@ -23,18 +26,21 @@ class Pair:
         self.sum = Grads(module)
         self.halves = (Half(self), Half(self))
         self._lock = Lock()
-        self._first: dict[Param, Array] = {}  # what one thread has given and the other has not
-        self._both: deque[tuple[Param, Array, Array]] = deque()  # what is to be summed
+        self._first: dict[Param, Array | None] = {}  # one thread's, before the other's; None: in the buffer already
+        self._both: deque[tuple[Param, Array | None, Array]] = deque()  # what is to be summed
 
     def give(self, param: Param, gradient: Array) -> None:
         """Take a thread's first gradient of a parameter; kept as it is, since nobody changes what was added."""
         with self._lock:
-            other = self._first.pop(param, None)
-            if other is None:
+            alone = param not in self._first
+            if not alone:
+                self._both.append((param, self._first.pop(param), gradient))
+            elif len(self._first) < AHEAD or self.sum.has(param):
                 self._first[param] = gradient
-            else:
-                self._both.append((param, other, gradient))
-        if other is None:  # the thread that is ahead does the sums, which keeps the two together
+            else:  # this thread is far ahead; it takes the room that the sum will take
+                self.sum.add(param, gradient)
+                self._first[param] = None
+        if alone or len(self._both) > WAITING:  # the thread that is ahead does the sums, which keeps the two together
             self._add_up()
 
     def _add_up(self) -> None:
@@ -43,13 +49,17 @@ class Pair:
                 param, a, b = self._both.popleft()
             except IndexError:  # the other thread took it
                 return
-            self.sum.add_both(param, a, b)
+            if a is None:
+                self.sum.add(param, b)
+            else:
+                self.sum.add_both(param, a, b)
 
     def settle(self) -> None:
         """Once both threads are done with a micro-batch: sum what is left."""
         self._add_up()
         for param, gradient in self._first.items():
-            self.sum.add(param, gradient)
+            if gradient is not None:
+                self.sum.add(param, gradient)
         self._first.clear()
         for half in self.halves:
             half.hand_over(self.sum)
@@ -65,7 +75,7 @@ class Half(Grads):
 
     def __init__(self, pair: Pair):
         self.pair = pair
-        self.added = None
+        self.added, self.loss_scale = None, 1.0
         self.flat, self._views, self._written = pair.sum.flat, pair.sum._views, pair.sum._written
         self._given: set[Param] = set()
         self._later: list[tuple[Param, RowGradient]] = []

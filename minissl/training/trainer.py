@@ -14,7 +14,7 @@ from minissl.backend import Array, array_module, beside, product_precision, requ
 from minissl.errors import InputError
 from minissl.nn import Grads
 from minissl.nn.module import packing_order
-from minissl.training.adamw import AdamW, adamw_update
+from minissl.training.adamw import AdamW, adamw_update, squared_norm
 from minissl.training.buckets import Buckets
 from minissl.training.loss_scale import LossScale, NoLossScale
 from minissl.training.pairs import Pair
@@ -177,7 +177,7 @@ class Trainer:
 
         def work(i: int) -> dict[str, float]:
             seeds = np.random.SeedSequence([self.options.seed, self.step, micro, first + i])
-            rng = np.random.Generator(np.random.SFC64(seeds))
+            rng = np.random.Generator(np.random.Philox(seeds))
             return self.model.losses_and_backward(shares[i], counts, self._grads[i], rng)
 
         return self.workers.map(work, len(shares), None if self._buckets is None else self._buckets.meanwhile)
@@ -194,7 +194,7 @@ class Trainer:
             total = first[part]
             for other in rest:
                 total += other[part]
-            return to_number(array_module(total).dot(total, total))
+            return to_number(squared_norm(total))
 
         return first, math.sqrt(sum(self.workers.map(work, len(self._slices))))
 
