@@ -60,7 +60,7 @@ def attention_forward(
     y = np.empty_like(v, shape=(*q.shape[:-1], v.shape[-1]))  # in v's order of memory: joining heads copies nothing
     kept = draw_keep(weights.shape, rate, rng, array_module(q)) if rng is not None and rate != 0 else None
     if mask is not None:
-        hidden = np.where(mask, 0, -math.inf).astype(q.dtype)
+        hidden = np.atleast_2d(np.where(mask, 0, -math.inf).astype(q.dtype))
         hidden = np.broadcast_to(hidden, (*q.shape[:-2], *hidden.shape[-2:]))
     ones = np.ones(k.shape[-2], q.dtype)
     for block in _row_blocks(len(q), math.prod(weights.shape[1:])):
