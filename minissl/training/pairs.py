@@ -89,7 +89,9 @@ class Half(Grads):
             )
         if isinstance(gradient, RowGradient):
             self._later.append((param, gradient))
-        elif param not in self._given:
+            return
+        gradient = gradient.astype(param.data.dtype, copy=False)  # as in the buffer: one rounding, whoever is first
+        if param not in self._given:
             self._given.add(param)
             self.pair.give(param, gradient)
         else:

@@ -56,7 +56,7 @@ MORE = [
     ("attention", "masked", heads(3, 2, 5, 6, 4) | {"mask": HIDDEN}),
     ("attention", "masked, large scores", heads(3, 2, 5, 6, 4, spread=100) | {"mask": HIDDEN}),
     *(
-        ("attention", f"a mask of {shape}", heads(3, 2, 5, 6, 4) | {"mask": np.random.default_rng(4).random(shape) < 0.5})
+        ("attention", f"a mask of {shape}", heads(3, 2, 5, 6, 4) | {"mask": normal(*shape, seed=4) < 0})
         for shape in ((), (6,), (5, 6), (5, 1), (2, 1, 6), (3, 1, 1, 6), (3, 2, 5, 6))
     ),
     ("attention", "blocks", heads(7, 3, 110, 95, 4)),

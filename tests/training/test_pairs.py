@@ -156,3 +156,16 @@ def test_two_threads_to_a_buffer(threads, buffers):
     trainer.close()
     assert len(trainer._grads) == threads
     assert len({id(grads.flat) for grads in trainer._grads}) == len(trainer._sums) == buffers
+
+
+def test_gradients_of_another_dtype_have_the_same_bits_whoever_comes_first():
+    """A pair of one's own may give float64, as NumPy makes of np.sqrt(d)."""
+    model = Several()
+    threads = [
+        [
+            (one.bias, np.random.default_rng([i, number]).standard_normal(3).astype(dtype))
+            for number, one in enumerate(model.more)
+        ]
+        for i, dtype in enumerate((np.float64, np.float32))
+    ]
+    assert len({collected(model, order, *threads).tobytes() for order in orders(len(model.more))}) == 1
