@@ -42,9 +42,9 @@ class LaunchRefused(TypeError):
 class RawModule:
     """Kernels from one source, compiled when the first of them is asked for, as CuPy does."""
 
-    def __init__(self, code: str, *, options: tuple[str, ...] = ()):
+    def __init__(self, *, code: str, options: tuple[str, ...] = ()):
         self.code, self.options = code, options
-        _called("function", "RawModule", 1, "options")
+        _called("function", "RawModule", 0, "code", "options")
 
     def get_function(self, name: str) -> RawKernel:
         _called("RawModule", "get_function", 1)

@@ -53,7 +53,7 @@ def _compiled(raw_module: Any, dtype: Any) -> dict[str, Any]:
     """Every kernel by name, for one dtype; none, with a warning, where they cannot be compiled."""
     code = source()
     try:
-        module = raw_module(code, options=(f"-DREAL={C_TYPES[dtype]}",))
+        module = raw_module(code=code, options=(f"-DREAL={C_TYPES[dtype]}",))
         return {name: module.get_function(name) for name in re.findall(r"__global__ void (\w+)", code)}
     except Exception as error:  # the compiler's own, and the driver's
         warnings.warn(

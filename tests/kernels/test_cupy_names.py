@@ -17,6 +17,7 @@ from minissl import BertForPreTraining, backend  # noqa: E402
 from minissl.backend import ArrayLibrary  # noqa: E402
 from minissl.bench.step import bert_batch  # noqa: E402
 from minissl.gradcheck.cases import op_cases  # noqa: E402
+from minissl.kernels import gpu  # noqa: E402
 from minissl.models.bert import BertConfig  # noqa: E402
 from minissl.training.trainer import Trainer, TrainingOptions  # noqa: E402
 
@@ -75,6 +76,17 @@ def test_a_keyword_that_cupy_lacks_is_found():
     assert not fits(("RawModule", "get_function", 2, ()))
     assert not fits(("RawKernel", "__call__", 2, ()))
     assert fits(("method", "sum", 0, ("axis", "keepdims")))
+
+
+def test_cupy_makes_the_module_of_kernels():
+    """By doing it, up to what needs a device: RawModule's own documentation shows `code` where it may not stand."""
+
+    class Named(cupy.RawModule):
+        def get_function(self, name):
+            return name
+
+    kernels = gpu._compiled.__wrapped__(Named, np.dtype(np.float32))
+    assert {"layer_norm_forward", "masked_softmax_backward", "adamw"} <= set(kernels)
 
 
 def test_every_name_of_the_array_library_is_cupys():

@@ -44,7 +44,7 @@ extern "C" __global__ void unset(real* x) {
 
 
 def kernel(name, real="float"):
-    return emulation.RawModule(SOURCE, options=(f"-DREAL={real}",)).get_function(name)
+    return emulation.RawModule(code=SOURCE, options=(f"-DREAL={real}",)).get_function(name)
 
 
 def test_a_barrier_orders_and_its_want_shows():
@@ -140,6 +140,6 @@ def test_a_host_array_is_refused():
 def test_a_constant_array_cannot_be_written_and_an_unknown_kernel_is_an_error():
     source = 'typedef REAL real;\nextern "C" __global__ void k(const real* x) { x[0] = 1; }'
     with pytest.raises(emulation.CompileError, match="read-only"):
-        emulation.RawModule(source, options=("-DREAL=float",)).get_function("k")
+        emulation.RawModule(code=source, options=("-DREAL=float",)).get_function("k")
     with pytest.raises(KeyError):
         kernel("nothing")

@@ -53,7 +53,7 @@ class Card:
     def zeros(self, shape, dtype):
         return self.ndarray()
 
-    def RawModule(self, code, options):
+    def RawModule(self, *, code, options):
         if not self.compiles:
             raise RuntimeError("nvrtc: no such option\nand more lines")
         return SimpleNamespace(get_function=lambda name: name)
