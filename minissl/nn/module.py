@@ -19,6 +19,10 @@ class Param:
         self.decay = decay
         self.packed: Packed | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy is packed nowhere: its array is no view of its copy of the flat buffer."""
+        return {**vars(self), "packed": None}
+
 
 class Packed(NamedTuple):
     """Where `Module.pack` put a parameter: its view, and where that begins in which flat buffer."""

@@ -1,5 +1,7 @@
 """Who owns the weights (`Param`, `Module`) and who owns their gradients (`Grads`)."""
 
+import copy
+
 import numpy as np
 import pytest
 
@@ -118,6 +120,17 @@ def test_packed_neighbours_are_one_view_and_others_a_copy():
     assert not np.shares_memory(as_one(neighbours), flat)
     assert apart.shape == (2 * D,)
     assert not np.shares_memory(apart, flat)
+
+
+def test_a_copy_of_a_packed_model_joins_its_own_arrays():
+    model = Tied()
+    model.pack()
+    copied = copy.deepcopy(model)
+    neighbours = [p for p in packing_order(copied) if p.data.shape == model.first.bias.data.shape][:2]
+    for param in neighbours:
+        param.data += 1
+    np.testing.assert_array_equal(as_one(neighbours), np.concatenate([p.data for p in neighbours]))
+    assert copied.last.weight is copied.first.weight
 
 
 def test_matrices_as_one_are_one_under_the_other():
