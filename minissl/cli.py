@@ -248,13 +248,18 @@ def _bench(a: argparse.Namespace) -> int:
     if a.device == "cuda":
         from minissl.bench import gpu
 
-        if a.mae or a.inference or a.growth or more or threads:
+        if a.all or a.mae or a.inference or a.growth or more or threads:
             raise InputError("--device cuda compares BERT's training step; leave out --threads and what else to time")
         gpu.record(a.preset or (), a.rows, a.precision or "float32", a.rounds, a.out, say)
         return 0
     require_device(a.device)
     if a.rows is not None or a.precision is not None:
         raise InputError("--rows and --precision are for --device cuda")
+    if a.all:
+        from minissl.bench import everything
+
+        everything.record(a.preset, a.rounds, a.threads, a.out, say)
+        return 0
     if more:
         return _bench_by_threads(a, say)
     if a.mae:
@@ -470,6 +475,10 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--inference", action="store_true", default=False, help="time evaluation, not a training step")
     what.add_argument("--growth", action="store_true", default=False, help="minissl's own step by T, D and B")
     what.add_argument("--mae", action="store_true", default=False, help="time a masked autoencoder's training step")
+    what.add_argument(
+        "--all", action="store_true", default=False,
+        help="all of these, with memory and the time to import; takes minutes, and --out keeps each part as it ends",
+    )  # fmt: skip
     sizes = "tiny (the default), mini, small or base; with --mae fashion (the default), small or base"
     p.add_argument("--preset", nargs="+", default=None, help=sizes)
     p.add_argument(

@@ -266,6 +266,8 @@ def test_bench_without_pytorch_says_what_to_install(capsys, monkeypatch):
     assert "--preset tiny: expected one of fashion" in refused(capsys, "bench", "--mae", "--preset", "tiny")
     assert "--rounds 0" in refused(capsys, "bench", "--rounds", "0")
     assert "pip install 'minissl[parity]'" in refused(capsys, "bench", "--threads", "1,2")
+    assert "pip install 'minissl[parity]'" in refused(capsys, "bench", "--all")
+    assert "--preset huge" in refused(capsys, "bench", "--all", "--preset", "huge")
     assert "--threads 2,2: expected different numbers" in refused(capsys, "bench", "--threads", "2,2")
     assert "'1,x': expected a number" in refused(capsys, "bench", "--threads", "1,x")
     assert "leave the rest out" in refused(capsys, "bench", "--threads", "1,2", "--mae")

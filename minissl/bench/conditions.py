@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from minissl import kernels
 from minissl.workers import available_cores
 
 BUSY = 0.25  # of the cores, at work for others before anything is timed
+DISTURBED = 0.1  # of the cores, taken by others while it was timed
 SETTINGS = ("OPENBLAS_", "OMP_", "MKL_", "GOTO_", "GOMP_", "KMP_", "MINISSL_")  # of the environment: they change speed
 
 
@@ -32,6 +34,7 @@ class Conditions(NamedTuple):
     versions: dict[str, str]
     blas: str
     settings: dict[str, str]
+    others: float = -1  # share of the cores that other processes took while it was timed; -1 where nothing tells
 
     def lines(self) -> list[str]:
         """For the foot of a table."""
@@ -72,6 +75,11 @@ def cautions(found: Conditions, threads: int) -> list[str]:
             f"a busy machine: its load was {found.load:.2f} before anything ran, on {found.cores} core(s); stop what "
             "else runs, and measure again"
         )
+    if found.others > DISTURBED:
+        lines.append(
+            f"other processes took {found.others:.0%} of the cores while this was timed, which slows PyTorch's threads "
+            "most; stop them, and measure again"
+        )
     if threads > found.cores:
         lines.append(
             f"{threads} threads on {found.cores} core(s): they take turns, so expect no more speed; minissl evaluates "
@@ -85,6 +93,40 @@ def cautions(found: Conditions, threads: int) -> list[str]:
     if not kernels.enabled():
         lines.append("MINISSL_KERNELS=off: minissl runs its reference ops, without their faster twins")
     return [f"caution: {line}" for line in lines]
+
+
+class Watch:
+    """The conditions before a part, and how much of the cores others take between `begin` and `end`, at most."""
+
+    def __init__(self) -> None:
+        self.conditions = conditions()
+
+    def begin(self) -> None:
+        """Now."""
+        self._then = _busy_seconds(), sum(os.times()[:2]), time.perf_counter()
+
+    def end(self) -> None:
+        """Now."""
+        busy, own, clock = self._then
+        now = _busy_seconds()
+        if busy is None or now is None:
+            return
+        took = now - busy - (sum(os.times()[:2]) - own)
+        share = took / ((time.perf_counter() - clock) * available_cores())
+        others = max(self.conditions.others, round(min(1.0, max(0.0, share)), 3))
+        self.conditions = self.conditions._replace(others=others)
+
+
+def _busy_seconds() -> float | None:
+    """What the cores of this process have worked, for whomever, since they started; None where nothing tells."""
+    try:
+        mine = {f"cpu{number}" for number in os.sched_getaffinity(0)}
+        rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
+        user, nice, system, irq, softirq, steal = 1, 2, 3, 6, 7, 8  # idle and waiting for a disk are left out
+        ticks = sum(int(row[i]) for row in rows if row[0] in mine for i in (user, nice, system, irq, softirq, steal))
+        return ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError, IndexError, ValueError):  # not Linux
+        return None
 
 
 @cache

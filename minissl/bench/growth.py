@@ -8,7 +8,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
-from minissl.bench.conditions import Conditions, cautions, conditions
+from minissl.bench.conditions import Conditions, Watch, cautions
 from minissl.bench.step import TrainingStep, bert_batch, training_step
 from minissl.bench.turns import as_json, check_rounds, times_in_turn
 from minissl.files import write_json
@@ -53,26 +53,33 @@ class Growths(NamedTuple):
     conditions: Conditions
 
 
-def measure(rounds: int, threads: int, say: Callable[[str], None]) -> Growths:
+def measure(rounds: int, threads: int) -> Growths:
     """Time every setting, the values of one letter in turn. Raises InputError for fewer than one round."""
     threads = check_rounds(rounds, threads)
-    before = conditions()
+    watch = Watch()
     found = []
     for letter, values in VALUES.items():
         with ExitStack() as stack:
             settings = {str(value): Setting(threads=threads)._replace(**{letter: value}) for value in values}
             steps = {name: stack.enter_context(closing(_step(setting))) for name, setting in settings.items()}
-            times = times_in_turn(steps, rounds)
+            times = times_in_turn(steps, rounds, watch=watch)
         found.append(Growth(letter, list(values), [1e3 * statistics.median(times[str(value)]) for value in values]))
-        shown = ", ".join(f"{v} {ms:.1f} ms" for v, ms in zip(values, found[-1].milliseconds, strict=True))
-        say(f"{WHAT[letter]}: {shown}; doubling it: × {found[-1].doubling:.2f}")
-    return Growths(threads, rounds, found, before)
+    return Growths(threads, rounds, found, watch.conditions)
+
+
+def shown(growths: Growths) -> str:
+    """A line for each letter, and the conditions."""
+    lines = []
+    for one in growths.found:
+        times = ", ".join(f"{v} {ms:.1f} ms" for v, ms in zip(one.values, one.milliseconds, strict=True))
+        lines.append(f"{WHAT[one.letter]}: {times}; doubling it: × {one.doubling:.2f}")
+    return "\n".join([*lines, *growths.conditions.lines(), *cautions(growths.conditions, growths.threads)])
 
 
 def record(rounds: int, threads: int, out: Path | None, say: Callable[[str], None]) -> Growths:
     """`measure`, and the numbers with a picture in the folder `out`, where given."""
-    growths = measure(rounds, threads, say)
-    say("\n".join([*growths.conditions.lines(), *cautions(growths.conditions, growths.threads)]))
+    growths = measure(rounds, threads)
+    say(shown(growths))
     if out is not None:
         from minissl.plots.bench import plot_growth
 

@@ -9,7 +9,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from minissl.backend import Array
-from minissl.bench.conditions import conditions
+from minissl.bench.conditions import Watch
 from minissl.bench.turns import Comparison, check_options, import_torch, shown, times_in_turn
 from minissl.errors import InputError
 from minissl.models.bert import PRESETS, BertConfig, BertModel
@@ -30,7 +30,7 @@ def measure(preset: str, rounds: int, threads: int) -> Comparison:
     """As `compare`, in numbers."""
     threads = check_options(preset, PRESETS, rounds, threads)
     torch, transformers = import_torch(threads)
-    before = conditions()
+    watch = Watch()
     model, batch = model_and_batch(preset)
     runs: dict[str, Callable[[], Any]] = {
         "minissl": lambda: model(**batch).last_hidden_state,
@@ -39,9 +39,17 @@ def measure(preset: str, rounds: int, threads: int) -> Comparison:
     }
     with threadpool_limits(threads, user_api="blas"):  # minissl works on as many threads as BLAS has
         agreed = check_outputs(runs, "PyTorch, sdpa")
-        times = times_in_turn(runs, rounds)
+        times = times_in_turn(runs, rounds, watch=watch)
     rows, length = SHAPES[preset]
-    return Comparison("BertModel, evaluation", preset, f"{rows} × {length}", threads, agreed, times, before)
+    return Comparison(
+        "BertModel, evaluation",
+        preset,
+        f"{rows} × {length}",
+        threads,
+        agreed,
+        times,
+        watch.conditions,
+    )
 
 
 def model_and_batch(preset: str) -> tuple[BertModel, dict[str, Any]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from minissl.bench.conditions import conditions
+from minissl.bench.conditions import Watch
 from minissl.bench.step import training_step
 from minissl.bench.turns import (
     WARM_UP,
@@ -58,7 +58,7 @@ def measure(preset: str, rounds: int, threads: int) -> Comparison:
     """As `compare`, in numbers."""
     threads = check_options(preset, PRESETS, rounds, threads)
     torch, transformers = import_torch(threads)
-    before = conditions()
+    watch = Watch()
     config = ViTMAEConfig(**PRESETS[preset])
     model = ViTMAEForPreTraining(config)
     batch = mae_batch(config, BATCHES[preset])
@@ -72,11 +72,11 @@ def measure(preset: str, rounds: int, threads: int) -> Comparison:
             losses = {name: one() for name, one in steps.items()}
             if not max(losses.values()) - min(losses.values()) <= TOLERANCE * losses["minissl"]:
                 raise InputError(f"step {number}: the losses differ, so nothing was timed: {losses}")
-        times = times_in_turn(steps, rounds, warm_up=0)
+        times = times_in_turn(steps, rounds, warm_up=0, watch=watch)
     what = f"MAE training step, {config.mask_ratio:.0%} hidden"
     shape = f"{BATCHES[preset]} of {config.num_channels} × {config.size[0]} × {config.size[1]}"
     agreed = f"every side's loss {losses['minissl']:.4f} after {WARM_UP} steps"
-    return Comparison(what, preset, shape, threads, agreed, times, before)
+    return Comparison(what, preset, shape, threads, agreed, times, watch.conditions)
 
 
 def theirs_with_weights(transformers: Any, model: ViTMAEForPreTraining, attention: str = "sdpa") -> Any:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from threadpoolctl import ThreadpoolController
 
 from minissl.bench import inference, step
-from minissl.bench.conditions import Conditions, cautions, conditions
+from minissl.bench.conditions import Conditions, Watch, cautions
 from minissl.bench.turns import check_options, import_torch, times_in_turn
 from minissl.errors import InputError
 from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
@@ -42,7 +42,7 @@ def measure_step(preset: str, threads: Sequence[int], rounds: int) -> Scaling:
     """
     check_threads(preset, threads, rounds)
     torch, transformers = import_torch(threads[0])
-    before = conditions()
+    watch = Watch()
     config = BertConfig(**PRESETS[preset])
     model = BertForPreTraining(config)
     batch = step.bert_batch(config, *step.SHAPES[preset])
@@ -55,17 +55,17 @@ def measure_step(preset: str, threads: Sequence[int], rounds: int) -> Scaling:
             mine = step.training_step(BertForPreTraining(config), batch, number)
             runs["minissl"][number] = stack.enter_context(closing(mine))
             runs["PyTorch"][number] = _on_threads(torch, number, theirs)
-        times = _times(runs, rounds)
+        times = _times(runs, rounds, watch)
     rows, length = step.SHAPES[preset]
     what, agreed = "BERT training step beside an expert's", f"both losses {loss:.4f}"
-    return Scaling(what, preset, f"{rows} × {length}", list(threads), agreed, times, before)
+    return Scaling(what, preset, f"{rows} × {length}", list(threads), agreed, times, watch.conditions)
 
 
 def measure_evaluation(preset: str, threads: Sequence[int], rounds: int) -> Scaling:
     """As `measure_step`, of `BertModel` in evaluation."""
     check_threads(preset, threads, rounds)
     torch, transformers = import_torch(threads[0])
-    before = conditions()
+    watch = Watch()
     model, batch = inference.model_and_batch(preset)
     theirs = inference.torch_run(torch, transformers, model, batch, "sdpa")
     blas = ThreadpoolController().select(user_api="blas")  # minissl works on as many threads as BLAS has
@@ -81,8 +81,16 @@ def measure_evaluation(preset: str, threads: Sequence[int], rounds: int) -> Scal
     named = {f"{side}, {number} thread(s)": run for side in SIDES for number, run in runs[side].items()}
     agreed = inference.check_outputs(named, f"PyTorch, {threads[0]} thread(s)")
     rows, length = inference.SHAPES[preset]
-    times = _times(runs, rounds)
-    return Scaling("BertModel, evaluation", preset, f"{rows} × {length}", list(threads), agreed, times, before)
+    times = _times(runs, rounds, watch)
+    return Scaling(
+        "BertModel, evaluation",
+        preset,
+        f"{rows} × {length}",
+        list(threads),
+        agreed,
+        times,
+        watch.conditions,
+    )
 
 
 def check_threads(preset: str, threads: Sequence[int], rounds: int) -> None:
@@ -123,8 +131,10 @@ def _on_threads(torch: Any, threads: int, run: Callable[[], Any]) -> Callable[[]
     return held
 
 
-def _times(runs: dict[str, dict[int, Callable[[], Any]]], rounds: int) -> dict[str, dict[str, list[float]]]:
+def _times(
+    runs: dict[str, dict[int, Callable[[], Any]]], rounds: int, watch: Watch
+) -> dict[str, dict[str, list[float]]]:
     """Seconds of all sides and numbers in turn, in one run."""
     flat = {(side, number): run for side, of_side in runs.items() for number, run in of_side.items()}
-    times = times_in_turn({f"{side} {number}": run for (side, number), run in flat.items()}, rounds)
+    times = times_in_turn({f"{side} {number}": run for (side, number), run in flat.items()}, rounds, watch=watch)
     return {side: {str(n): times[f"{side} {n}"] for n in of_side} for side, of_side in runs.items()}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from minissl.backend import Array
-from minissl.bench.conditions import conditions
+from minissl.bench.conditions import Watch
 from minissl.bench.turns import (
     LEARNING_RATE,
     Comparison,
@@ -87,7 +87,7 @@ def measure(preset: str, rounds: int, threads: int) -> Comparison:
     """
     threads = check_options(preset, PRESETS, rounds, threads)
     torch, transformers = import_torch(threads)
-    before = conditions()
+    watch = Watch()
     config = BertConfig(**PRESETS[preset])
     model = BertForPreTraining(config)
     rows, length = SHAPES[preset]
@@ -105,9 +105,17 @@ def measure(preset: str, rounds: int, threads: int) -> Comparison:
         check_loss(loss, expected, name)
     with closing(training_step(model, batch, threads)) as step, Workers(threads) as workers:
         floor = products(config, rows, length, len(np.flatnonzero(batch["labels"] != IGNORE)), workers)
-        times = times_in_turn({"minissl": step, **rivals, "products alone": floor}, rounds)
+        times = times_in_turn({"minissl": step, **rivals, "products alone": floor}, rounds, watch=watch)
     what = "BERT training step, dropout on"
-    return Comparison(what, preset, f"{rows} × {length}", threads, f"every side's loss {loss:.4f}", times, before)
+    return Comparison(
+        what,
+        preset,
+        f"{rows} × {length}",
+        threads,
+        f"every side's loss {loss:.4f}",
+        times,
+        watch.conditions,
+    )
 
 
 Loss = Callable[[Any, Any, dict[str, Array]], Callable[[], Any]]  # of PyTorch, a model of theirs and a batch

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from minissl.bench.conditions import Conditions, cautions
+from minissl.bench.conditions import Conditions, Watch, cautions
 from minissl.errors import InputError
 from minissl.workers import available_cores
 
@@ -59,6 +59,7 @@ def import_torch(threads: int) -> tuple[Any, Any]:
         raise InputError(
             f"the comparison needs PyTorch and transformers: pip install 'minissl[parity]' ({error})"
         ) from error
+    transformers.utils.logging.disable_progress_bar()  # of weights that are loaded
     torch.set_num_threads(threads)
     if torch.get_num_threads() != threads:
         raise InputError(f"PyTorch runs on {torch.get_num_threads()} threads, not {threads}, so nothing was timed")
@@ -94,18 +95,24 @@ def torch_step(
     return step
 
 
-def times_in_turn(runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = WARM_UP) -> dict[str, list[float]]:
-    """Seconds of each run, A B C A B C …: what else the machine does then meets all of them."""
+def times_in_turn(
+    runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = WARM_UP, watch: Watch | None = None
+) -> dict[str, list[float]]:
+    """Seconds of each run, A B C A B C …: what else the machine does then meets all of them, and `watch` sees it."""
     from tqdm import tqdm
 
     times: dict[str, list[float]] = {name: [] for name in runs}
     numbers = range(warm_up + rounds)
     for number in tqdm(numbers, unit="round", mininterval=0.5, dynamic_ncols=True, leave=False, disable=None):
+        if number == warm_up and watch is not None:
+            watch.begin()
         for name, run in runs.items():
             began = time.perf_counter()
             run()
             if number >= warm_up:
                 times[name].append(time.perf_counter() - began)
+    if watch is not None:
+        watch.end()
     return times
 
 

@@ -7,7 +7,8 @@ import pytest
 
 from minissl import bench, kernels
 from minissl.bench import conditions as conditions_module
-from minissl.bench.conditions import cautions, conditions, load_before
+from minissl.bench.conditions import Watch, cautions, conditions, load_before
+from minissl.bench.turns import times_in_turn
 from minissl.models.bert import BertConfig, BertForPreTraining
 
 
@@ -65,6 +66,47 @@ def test_more_threads_than_cores_are_named_once(monkeypatch):
     assert cautions(conditions(), 2) == []
     (one,) = cautions(conditions(), 3)
     assert one.startswith("caution: 3 threads on 2 core(s)")
+
+
+def test_what_others_take_meanwhile_is_named(monkeypatch):
+    """Two seconds of two cores, in which the cores worked three seconds and this process one: others took half."""
+    at_load(monkeypatch, *[0.0] * 9)
+    busy, clock = iter([10.0, 13.0, 20.0, 20.1]), iter([5.0, 7.0, 9.0, 10.0])
+    own = iter([(1.0, 1.0), (1.5, 1.5), (2.0, 2.0), (2.0, 2.0)])
+    monkeypatch.setattr(conditions_module, "_busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(conditions_module.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(os, "times", lambda: (*next(own), 0, 0, 0))
+    watch = Watch()
+    assert watch.conditions.others == -1
+    assert cautions(watch.conditions, 2) == []
+    for _ in range(2):  # a quiet time afterwards does not excuse it
+        watch.begin()
+        watch.end()
+    assert watch.conditions.others == 0.5
+    (one,) = cautions(watch.conditions, 2)
+    assert one.startswith("caution: other processes took 50% of the cores while this was timed")
+
+
+def test_where_nothing_tells_what_others_take(monkeypatch):
+    monkeypatch.setattr(conditions_module, "_busy_seconds", lambda: None)
+    watch = Watch()
+    watch.begin()
+    watch.end()
+    assert watch.conditions.others == -1
+
+
+def test_times_in_turn_watches_the_rounds_and_not_the_warm_up():
+    seen = []
+
+    class Spy:
+        def begin(self):
+            seen.append("begin")
+
+        def end(self):
+            seen.append("end")
+
+    times_in_turn({"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}, 2, warm_up=1, watch=Spy())
+    assert seen == ["a", "b", "begin", "a", "b", "a", "b", "end"]
 
 
 def test_a_step_is_called_by_its_public_name_and_gives_blas_back():

@@ -75,4 +75,4 @@ def test_growth_names_every_letter_and_what_doubling_costs(tmp_path, monkeypatch
 
 def test_growth_needs_a_round():
     with pytest.raises(InputError, match="--rounds 0"):
-        growth.measure(0, 1, print)
+        growth.measure(0, 1)
