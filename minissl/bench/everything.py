@@ -245,7 +245,8 @@ def _conditions(sections: dict[str, Any]) -> list[str]:
     machines = {f"{one.processor}, {one.cores} core(s)" for one, _ in every}
     days = sorted({one.date[:10] for one, _ in every})
     about = [" / ".join(sorted(machines)), f"{' / '.join(sorted(threads))} thread(s)", "float32"]
-    said = {line for one, of_part in every for line in cautions(one, of_part)}
+    load, others = (max(values) for values in zip(*((one.load, one.others) for one, _ in every), strict=True))
+    said = {line for one, number in every for line in cautions(one._replace(load=load, others=others), number)}
     return [
         ", ".join([*about, " … ".join(dict.fromkeys((days[0], days[-1])))]),
         *sorted({one.lines()[0] for one, _ in every}),

@@ -76,6 +76,15 @@ def test_the_table_has_a_line_for_each_rival(quick):
     assert "MB   expert, beyond imports            200 MB   0.50" in said
 
 
+def test_the_table_says_once_what_disturbed_it_most(quick):
+    sections = everything.record(None, 2, [0], None, lambda _: None)
+    for section, others in zip(sections.values(), (0.05, 0.4, 0.3), strict=False):
+        section["conditions"]["others"] = others
+    said = [line for line in table(sections).splitlines() if "other processes took" in line]
+    assert [line.partition(" of the cores")[0] for line in said] == ["caution: other processes took 40%"]
+    assert said[0] in overview(sections).foot
+
+
 def test_the_picture_takes_the_fastest_of_pytorch_and_memory_beside_the_expert(quick):
     found = overview(everything.record(None, 2, [0], None, lambda _: None))
     assert found.shares["evaluation"] == [Share("tiny", "PyTorch", 0.5, 1.0, 1.5)]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minissl.bench import inference, mae, scaling, step
+from minissl.bench import everything, growth, inference, mae, memory, scaling, step
 from minissl.errors import InputError
 from minissl.models.bert import BertConfig, BertForPreTraining, BertModel
 from minissl.models.mae import ViTMAEForPreTraining
@@ -131,3 +131,14 @@ def test_the_expert_computes_the_same_gradients():
     step.expert_loss(torch, theirs, batch)().backward()
     for name, param in theirs.named_parameters():
         np.testing.assert_allclose(param.grad.numpy(), expected[name], atol=1e-10 * abs(expected[name]).max() + 1e-12)
+
+
+def test_everything_of_one_preset_is_measured_listed_and_drawn(monkeypatch, tmp_path, few_images):
+    monkeypatch.setattr(memory, "IMPORTS", 1)
+    monkeypatch.setattr(growth, "VALUES", {"T": (4, 8)})
+    said = []
+    sections = everything.record(["tiny", "fashion"], 1, [1], tmp_path, said.append)
+    assert [section["kind"] for section in everything.in_order(sections)] == list(everything.KINDS)
+    assert said[-1] == f"{tmp_path / 'bench-all.json'}, {tmp_path / 'bench-all.png'}"
+    assert "PyTorch" in sections["growth"]["conditions"]["versions"]
+    assert 0 <= sections["step tiny"]["conditions"]["others"] <= 1
