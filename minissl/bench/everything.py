@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from minissl.bench import growth, inference, mae, memory, scaling, step
 from minissl.bench.conditions import Conditions, cautions, conditions
-from minissl.bench.turns import as_json, check_rounds, import_torch
+from minissl.bench.turns import WARM_UP, as_json, check_rounds, import_torch
 from minissl.errors import InputError
 from minissl.files import read_json, write_json
 from minissl.models.bert import PRESETS
@@ -44,8 +44,19 @@ class Part(NamedTuple):
         return f"{self.kind} {self.preset}".strip()
 
 
-# Seconds on two cores (AMD EPYC, PyTorch 2.13): once, and for each round
-SECONDS: dict[str, tuple[float, float]] = {}
+# Roughly, on two cores of an AMD EPYC that others used too: seconds of a part once, and for each round
+SECONDS: dict[str, tuple[float, float]] = {
+    "import": (23, 0),
+    "step tiny": (50, 0.4), "step mini": (54, 2.1), "step small": (48, 3), "step base": (35, 7.7),
+    "evaluation tiny": (1, 0.4), "evaluation mini": (1, 0.4), "evaluation small": (3, 1.8), "evaluation base": (4, 7.9),
+    "MAE step fashion": (6, 0.3), "MAE step small": (25, 5), "MAE step base": (30, 6.9),
+    "memory tiny": (33, 0), "memory mini": (17, 0), "memory small": (36, 0), "memory base": (47, 0),
+    "MAE memory fashion": (13, 0), "MAE memory small": (17, 0), "MAE memory base": (36, 0),
+    "threads, step tiny": (2, 0.5), "threads, step mini": (8, 2), "threads, step small": (18, 5.6),
+    "threads, step base": (20, 7.6), "threads, evaluation tiny": (1, 0.2), "threads, evaluation mini": (1, 0.4),
+    "threads, evaluation small": (6, 0.7), "threads, evaluation base": (10, 4.1),
+    "growth": (5, 1.4),
+}  # fmt: skip
 
 
 def parts(presets: Sequence[str], rounds: int, threads: int, counts: Sequence[int]) -> list[Part]:
@@ -260,9 +271,10 @@ def _threads(section: dict[str, Any]) -> int:
 
 
 def _expected(part: Part, rounds: int) -> float:
-    once, each = SECONDS.get(part.name, (10, 1))
-    return once + rounds * each
+    once, each = SECONDS[part.name]
+    return once + (WARM_UP + rounds) * each
 
 
 def _minutes(seconds: float) -> str:
-    return f"{max(1, round(seconds / 60))} minute(s)"
+    minutes = max(1, round(seconds / 60))
+    return f"{minutes} minute{'s' if minutes > 1 else ''}"

@@ -55,7 +55,10 @@ def quick(monkeypatch):
 def test_every_part_is_kept_listed_and_drawn(quick, tmp_path):
     said = []
     sections = everything.record(None, 2, [0], tmp_path / "out", said.append)
-    assert said[0].startswith("7 parts, about ")
+    path = tmp_path / "out" / "bench-all.json"
+    once, each = map(sum, zip(*(everything.SECONDS[f"{kind} {preset}".strip()] for kind, preset in FOUND), strict=True))
+    minutes = round((once + 5 * each) / 60)
+    assert said[0] == f"7 parts, about {minutes} minutes on two cores; each is kept in {path} as it ends"
     kept = json.loads((tmp_path / "out" / "bench-all.json").read_text())
     assert kept == json.loads(json.dumps(sections))
     assert set(kept) == {f"{kind} {preset}".strip() for kind, preset in FOUND}
@@ -141,6 +144,7 @@ def test_the_parts_of_a_preset():
     ]  # fmt: skip
     every = [part.name for part in parts(["tiny", "mini", "small", "base", "fashion"], 2, 2, [1, 2])]
     assert "MAE step small" in every
+    assert set(every) <= set(everything.SECONDS)
     assert [name for name in every if name.startswith("threads")] == [
         "threads, step small",
         "threads, evaluation small",
