@@ -73,7 +73,7 @@ def measure(kind: str, preset: str, threads: int) -> Peaks:
     threads = check_options(preset, PRESETS if kind == "BERT" else mae.PRESETS, 1, threads)
     import_torch(threads)  # or say what to install
     before = conditions()
-    found = {side: _of_process(kind, side, preset, threads) for side in SIDES[kind]}
+    found = {side: peak_memory(kind, side, preset, threads) for side in SIDES[kind]}
     _, _, loss = found["minissl"]
     for side, (_, _, theirs) in found.items():
         step.check_loss(loss, theirs, side)
@@ -82,13 +82,11 @@ def measure(kind: str, preset: str, threads: int) -> Peaks:
     return Peaks(what, preset, threads, STEPS, agreed, peaks, before)
 
 
-def peak_memory(kind: str, side: str, preset: str, threads: int) -> tuple[int, int]:
-    """Bytes at most of a process that trains for STEPS steps: beyond what it had before, and in all."""
-    more, total, _ = _of_process(kind, side, preset, threads)
-    return more, total
+def peak_memory(kind: str, side: str, preset: str, threads: int) -> tuple[int, int, float]:
+    """Bytes at most of a process that trains for STEPS steps: beyond what it had before, and in all; and its loss.
 
-
-def _of_process(kind: str, side: str, preset: str, threads: int) -> tuple[int, int, float]:
+    Raises InputError where the process ends without them.
+    """
     arguments = [kind, side, preset, str(threads)]
     done = subprocess.run([sys.executable, "-c", MEASURE, *arguments], capture_output=True, text=True)
     if done.returncode:

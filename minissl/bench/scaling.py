@@ -11,7 +11,7 @@ from threadpoolctl import ThreadpoolController
 
 from minissl.bench import inference, step
 from minissl.bench.conditions import Conditions, Watch, cautions
-from minissl.bench.turns import check_options, import_torch, times_in_turn
+from minissl.bench.turns import check_options, hold_torch, import_torch, times_in_turn
 from minissl.errors import InputError
 from minissl.models.bert import PRESETS, BertConfig, BertForPreTraining
 
@@ -120,12 +120,10 @@ def shown(found: Scaling) -> str:
 
 
 def _on_threads(torch: Any, threads: int, run: Callable[[], Any]) -> Callable[[], Any]:
-    """The run with PyTorch held to so many threads. Raises InputError where PyTorch has another number."""
+    """The run with PyTorch held to so many threads."""
 
     def held() -> Any:
-        torch.set_num_threads(threads)
-        if torch.get_num_threads() != threads:
-            raise InputError(f"PyTorch runs on {torch.get_num_threads()} threads, not {threads}, so nothing was timed")
+        hold_torch(torch, threads)
         return run()
 
     return held

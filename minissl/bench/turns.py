@@ -60,10 +60,15 @@ def import_torch(threads: int) -> tuple[Any, Any]:
             f"the comparison needs PyTorch and transformers: pip install 'minissl[parity]' ({error})"
         ) from error
     transformers.utils.logging.disable_progress_bar()  # of weights that are loaded
+    hold_torch(torch, threads)
+    return torch, transformers
+
+
+def hold_torch(torch: Any, threads: int) -> None:
+    """Hold PyTorch to so many threads. Raises InputError where it takes another number."""
     torch.set_num_threads(threads)
     if torch.get_num_threads() != threads:
         raise InputError(f"PyTorch runs on {torch.get_num_threads()} threads, not {threads}, so nothing was timed")
-    return torch, transformers
 
 
 def torch_step(

@@ -233,7 +233,7 @@ def attention_forward(
 ) -> tuple[Array, AttentionCache]:
     """As `ops.attention_forward`: one kernel between the two products."""
     xp: Any = array_module(q)
-    weights = _contiguous(bmm(q, k.swapaxes(-1, -2), 1 / math.sqrt(q.shape[-1])))
+    weights = bmm(q, k.swapaxes(-1, -2), 1 / math.sqrt(q.shape[-1]))
     kept: Drawn | DropoutCache | None = None
     if rng is not None and rate != 0:
         kept = _drawn(rate, rng, weights.size) or draw_keep(weights.shape, rate, rng, xp)
@@ -296,7 +296,7 @@ class LinearGeluCache(NamedTuple):
 
 def linear_gelu_forward(x: Array, weight: Array, bias: Array) -> tuple[Array, LinearGeluCache]:
     """y = gelu(x Wᵀ + b), bias and GELU in one kernel."""
-    h = _contiguous(bmm(x.reshape(-1, x.shape[-1]), weight.T))
+    h = bmm(x.reshape(-1, x.shape[-1]), weight.T)
     y: Array = array_module(h).empty(h.shape, h.dtype)
     grid = (-(-len(weight) // THREADS), min(len(h), MOST_ROWS))
     _run("bias_gelu", grid, h.dtype, h, _contiguous(bias), *h.shape, y)
@@ -370,7 +370,7 @@ def masked_cross_entropy_forward(
 ) -> tuple[Array, MaskedCrossEntropyCache]:
     """As `ops.masked_cross_entropy_forward`: the product, and one kernel that turns it into p - onehot."""
     divisor = check_targets(targets, len(h), len(weight), count)
-    residual = _contiguous(bmm(h, weight.T))
+    residual = bmm(h, weight.T)
     loss = _cross_entropy(residual, bias, targets, divisor)
     return loss, MaskedCrossEntropyCache(h, weight, residual, divisor)
 

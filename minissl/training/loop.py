@@ -41,9 +41,8 @@ def train(
             try:
                 record = trainer.train_step(batches)
             except NonFiniteError as error:
-                with product_precision(
-                    trainer.options.precision, trainer.weights
-                ):  # what overflows in it does so again
+                # in the precision in which it happened, so that what overflows there does so again
+                with product_precision(trainer.options.precision, trainer.weights):
                     raise diverged(str(error), trainer.model, batches, folder) from error
             noted = {"step": record.step, **record.losses, "grad_norm": record.grad_norm, "lr": record.lr}
             noted |= on_step(record)

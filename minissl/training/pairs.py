@@ -15,7 +15,7 @@ from minissl.errors import InputError
 from minissl.kernels.rows import RowGradient
 from minissl.nn import Grads, Param
 
-AHEAD = 16  # parameters, about a layer's: of how many one thread's gradients are kept until the other's come
+AHEAD = 16  # parameters, about a layer's: of how many a thread's gradients are kept, in a step's first micro-batch
 WAITING = 2  # sums that may wait for the thread that is ahead
 
 
@@ -36,7 +36,7 @@ class Pair:
             if not alone:
                 self._both.append((param, self._first.pop(param), gradient))
             elif len(self._first) < AHEAD or self.sum.has(param):
-                self._first[param] = gradient
+                self._first[param] = gradient  # a sum that is begun takes a + b, or its bits would tell who was first
             else:  # this thread is far ahead; it takes the room that the sum will take
                 self.sum.add(param, gradient)
                 self._first[param] = None

@@ -108,6 +108,7 @@ class Trainer:
         self.workers = Workers(options.threads)
         self._slices = _slices(model, lr_factors or {}, options.threads)
         self._buckets: Buckets | None = None
+        # of several processes each thread has a buffer of its own, whose gradients `Buckets` counts as they come
         pairs = [Pair(model) for _ in range(options.threads // 2)] if self.processes.size == 1 else []
         alone = [Grads(model) for _ in range(options.threads - 2 * len(pairs))]
         self._grads = [*(half for pair in pairs for half in pair.halves), *alone]  # each thread's

@@ -14,7 +14,7 @@ def test_each_side_is_measured_beyond_its_imports(monkeypatch):
     said = []
     memory.main(["tiny"], said.append)
     assert [line.split()[0] for line in said[0].splitlines()[1:4]] == ["minissl", "Hugging", "expert"]
-    more, total = memory.peak_memory("BERT", "minissl", "tiny", 1)
+    more, total, _ = memory.peak_memory("BERT", "minissl", "tiny", 1)
     assert 3 * 4 * 1_500_000 < more < total  # weights and two moments of AdamW at least
     assert "a fresh process that imports BertForPreTraining of Hugging Face: " in said[-1]
 
@@ -27,7 +27,7 @@ def test_an_autoencoder_too():
 
 
 def test_other_losses_are_not_compared(monkeypatch):
-    monkeypatch.setattr(memory, "_of_process", lambda kind, side, *_: (1, 2, 8.01 if side == "minissl" else 8.0))
+    monkeypatch.setattr(memory, "peak_memory", lambda kind, side, *_: (1, 2, 8.01 if side == "minissl" else 8.0))
     with pytest.raises(InputError, match=r"that of Hugging Face 8.0: nothing was compared"):
         memory.measure("MAE", "fashion", 1)
 

@@ -1,6 +1,6 @@
-// What every kernel of this folder uses; it is put before each of them.
+// What the kernels of this folder use; it stands before them, and all are compiled as one text.
 //
-// `real` is float or double, as the arrays are: each source is compiled once for either (-DREAL=float).
+// `real` is float or double, as the arrays are: the text is compiled once for either (-DREAL=float).
 // A warp is 32 threads that run together and can hand each other numbers without memory. All sums here run in an order
 // that depends on the sizes alone, so that a run gives the same bits each time.
 typedef REAL real;
