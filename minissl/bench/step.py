@@ -51,7 +51,12 @@ def training_step(model: Any, batch: dict[str, Array], threads: int = 0, precisi
     """Return a callable that runs one whole step (forward, losses, backward, clip, AdamW) and returns the loss.
 
     `precision`: of the matrix products of a model on a device.
+    Raises InputError for a model without losses, and for fewer than 0 threads (0: one for each core).
     """
+    if not hasattr(model, "losses_and_backward"):
+        raise InputError(f"{type(model).__name__} has no losses to learn from; give a model with a head")
+    if threads < 0:
+        raise InputError(f"threads {threads}: expected 0 (one for each core) or more")
     return TrainingStep(model, batch, threads or available_cores(), precision)
 
 
