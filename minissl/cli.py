@@ -435,8 +435,7 @@ def _parser() -> argparse.ArgumentParser:
     p.add_argument("folder", help="a run's folder, one that Hugging Face wrote, or a model's name there")
     p.add_argument("text", help="text with [MASK] in place of words")
     p.add_argument("--best", type=int, default=5, help="how many words to show for each mask (default 5)")
-    _add_device(p)
-    p.set_defaults(device="cpu")
+    _add_device(p, default="cpu")
 
     p = command(
         "ask", _ask, "Answer a question from a passage.", 'minissl ask runs/qa-1 "Who came?" --passage "Ada came."'
@@ -447,8 +446,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--passage", metavar="TEXT", help="the passage itself")
     source.add_argument("--file", type=Path, default=None, help="a UTF-8 text file that holds it")
     p.add_argument("--best", type=int, default=3, help="how many answers to show (default 3)")
-    _add_device(p)
-    p.set_defaults(device="cpu")
+    _add_device(p, default="cpu")
 
     p = command("exercise", _exercise, "Exercises that check themselves.", "minissl exercise start")
     _add_exercise_actions(p)
@@ -485,8 +483,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=None, metavar="DIR", help="keep the numbers and a picture in this folder"
     )
     p.add_argument("--rounds", type=int, default=20, help="timed runs of each (default 20)")
-    _add_device(p)
-    p.set_defaults(device="cpu")
+    _add_device(p, default="cpu")
     p.add_argument("--rows", type=int, default=None, help="with --device cuda: sequences in a batch")
     p.add_argument(
         "--precision",
@@ -678,8 +675,8 @@ def _add_image_training(p: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_device(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--device", help="cpu (the default), or cuda, an NVIDIA GPU (extra: gpu)")
+def _add_device(p: argparse.ArgumentParser, default: str = argparse.SUPPRESS) -> None:
+    p.add_argument("--device", default=default, help="cpu (the default), or cuda, an NVIDIA GPU (extra: gpu)")
 
 
 def _add_precision(p: argparse.ArgumentParser) -> None:

@@ -135,7 +135,7 @@ class Linear(Module):
         return array_module(weight).zeros(len(weight), weight.dtype) if self.bias is None else self.bias.data
 
     def forward(self, x: Array, act: Op | None = None) -> tuple[Array, Any]:
-        """x (…, d_in) -> y (…, d_out), and where an activation is given, act(y): one op in two, and one cache."""
+        """x (…, d_in) -> y (…, d_out), and where an activation is given, act(y): both ops as one, with one cache."""
         run = linear if act is None else chain(linear, act)
         return run.forward(x, self.weight.data, self.shift())
 

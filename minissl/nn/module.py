@@ -99,6 +99,7 @@ class Grads:
     def add(self, param: Param, gradient: Array | RowGradient) -> None:
         """Add to the parameter's gradient: a parameter used twice gets the sum of both.
 
+        Nobody changes `gradient` afterwards, for it may be added later (`training.pairs`).
         Raises InputError for a gradient of another shape, which NumPy would broadcast in silence.
         """
         view, first = self._views[param], param not in self._written

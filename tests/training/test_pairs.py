@@ -137,6 +137,36 @@ def test_micro_batches_are_added_and_the_next_step_begins_at_zero():
     assert not pair.collect().any()
 
 
+def test_later_micro_batches_have_the_same_bits_whoever_is_far_ahead():
+    model = Several()
+    micro = [(additions(model, 2 * i), additions(model, 2 * i + 1)) for i in range(2)]
+    results = set()
+    for order in ([0, 1], [1, 0]):
+        pair = Pair(model)
+        for threads in micro:
+            for i in order:
+                for addition in threads[i]:
+                    pair.halves[i].add(*addition)
+            pair.settle()
+        results.add(pair.collect().tobytes())
+    assert len(results) == 1
+
+
+def test_half_a_gradient_does_not_reach_the_next_step():
+    """Where a thread dies, the trainer collects what there is."""
+    model = Several()
+    pair = Pair(model)
+    for half, seed, count in zip(pair.halves, (0, 1), (AHEAD + 9, 3), strict=True):
+        for addition in additions(model, seed)[:count]:
+            half.add(*addition)
+    pair.collect()
+    threads = additions(model, 2), additions(model, 3)
+    for half, thread in zip(pair.halves, threads, strict=True):
+        for addition in thread:
+            half.add(*addition)
+    np.testing.assert_allclose(pair.collect(), expected(model, *threads), rtol=1e-5, atol=1e-6)
+
+
 def test_what_was_added_is_left_alone_and_a_wrong_shape_is_refused():
     model = Several()
     threads = additions(model, 0), additions(model, 1)
