@@ -1,4 +1,4 @@
-"""Whole models on the strict stand-in for CuPy: outputs, every gradient, and training, as on the host."""
+"""Whole models on the device: outputs, every gradient, and training, as on the host."""
 
 import json
 import sys
@@ -178,7 +178,7 @@ def test_the_loss_scale_multiplies_every_gradient_and_no_loss(kind):
 
 
 def test_training_steps_with_dropout_are_those_of_the_host(cupy):
-    """The masks of dropout are drawn on the host, so one seed is one run on either; float32, as people train."""
+    """The masks of dropout are the same bits wherever they are drawn; float32, as people train."""
     batch = BATCHES[BertForPreTraining]
     weights = []
     for device in ("cpu", "cuda"):
