@@ -151,7 +151,7 @@ class PreTrainedModel(Module):
         """Convert every weight to float32 or float64, in place."""
         check_dtype(dtype)
         for _, param in self.named_parameters():
-            param.data = param.data.astype(dtype)
+            param.replace(param.data.astype(dtype))
         return self
 
     def to(self, device: str) -> Self:
@@ -160,7 +160,7 @@ class PreTrainedModel(Module):
         Raises InputError for another device, and where there is no GPU or no CuPy.
         """
         for _, param in self.named_parameters():
-            param.data = on_device(param.data, device)
+            param.replace(on_device(param.data, device))
         return self
 
     @property

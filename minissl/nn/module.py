@@ -19,6 +19,11 @@ class Param:
         self.decay = decay
         self.packed: Packed | None = None
 
+    def replace(self, data: Array) -> None:
+        """Hold another array, and the flat buffer of the one before no longer."""
+        if data is not self.data:
+            self.data, self.packed = data, None
+
     def __getstate__(self) -> dict[str, Any]:
         """A copy is packed nowhere: its array is no view of its copy of the flat buffer."""
         return {**vars(self), "packed": None}

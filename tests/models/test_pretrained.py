@@ -1,6 +1,7 @@
 """Configurations, names of weights, and folders that are written and read."""
 
 import re
+import weakref
 
 import numpy as np
 import pytest
@@ -271,6 +272,15 @@ def test_astype_and_back():
         np.testing.assert_array_equal(weight, before[key])
     weights = model.state_dict()
     assert weights["cls.predictions.decoder.weight"] is weights["bert.embeddings.word_embeddings.weight"]
+
+
+def test_a_model_that_moved_on_lets_its_packed_buffer_go():
+    model = BertModel(CONFIG)
+    before = weakref.ref(model.pack())
+    model.to("cpu")
+    assert before() is not None, "nothing moved"
+    model.astype("float64")
+    assert before() is None
 
 
 @pytest.mark.parametrize("dtype", ["float16", "int64", "double", ""])
