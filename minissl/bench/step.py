@@ -111,16 +111,8 @@ def measure(preset: str, rounds: int, threads: int) -> Comparison:
     with closing(training_step(model, batch, threads)) as step, Workers(threads) as workers:
         floor = products(config, rows, length, len(np.flatnonzero(batch["labels"] != IGNORE)), workers)
         times = times_in_turn({"minissl": step, **rivals, "products alone": floor}, rounds, watch=watch)
-    what = "BERT training step, dropout on"
-    return Comparison(
-        what,
-        preset,
-        f"{rows} × {length}",
-        threads,
-        f"every side's loss {loss:.4f}",
-        times,
-        watch.conditions,
-    )
+    what, agreed = "BERT training step, dropout on", f"every side's loss {loss:.4f}"
+    return Comparison(what, preset, f"{rows} × {length}", threads, agreed, times, watch.conditions)
 
 
 Loss = Callable[[Any, Any, dict[str, Array]], Callable[[], Any]]  # of PyTorch, a model of theirs and a batch
