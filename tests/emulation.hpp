@@ -5,6 +5,11 @@
 // barrier, reads the wrong number, and does so every time. Blocks run one after another, in the order that is asked for,
 // and every other one with its threads in reverse. Shared memory begins as NaN. An array ends where forbidden memory
 // begins, or in every other order begins where it ends; on its other side are NaN, which are compared afterwards.
+//
+// A race gives the right number here as long as threads run one after another, so races are looked for: g++'s
+// -fsanitize=thread calls a function before every read and write, here one that remembers who was there before. Two
+// threads race where one of them writes and nothing stands between the two: __syncthreads, or __syncwarp within a warp.
+// A shuffle orders no memory, and nothing orders blocks.
 #include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
@@ -43,8 +48,10 @@ namespace emulation {
 enum State { READY, AT_WARP, AT_BLOCK, DONE };
 const int MOST = 1024, STACK = 1 << 16, WARP = 32, FORBIDDEN = 1 << 26;
 typedef void* Place[5];  // where a fiber goes on: GCC's own setjmp saves little and is quick
-struct Fiber { ucontext_t start; Place at; State state; int line; bool fresh; unsigned shuffles; };
-struct Room { char *host, *data, *base; long long bytes, mapped; bool written; };
+struct Fiber { ucontext_t start; Place at; State state; int line; bool fresh; unsigned shuffles, barriers, syncs; };
+struct Visit { unsigned thread, barriers, syncs; };  // thread: of all blocks', plus 1; 0: nobody
+struct Visits { Visit write, read, other_read; };  // the last write, the last read, and the last by another thread
+struct Room { char *host, *data, *base; long long bytes, mapped; bool written; Visits* visits; };
 
 static Fiber fibers[MOST];
 static char* stacks;
@@ -58,10 +65,45 @@ static void (*body)(void**);
 static void** arguments;
 static Room rooms[64];
 static int n_rooms;
+static Visits* shared_visits;
+static bool watching;
 
 [[noreturn]] static void fail(const char* what) {
     snprintf(failure, sizeof failure, "%s, in thread %u of block (%u, %u)", what, threadIdx.x, blockIdx.x, blockIdx.y);
     _longjmp(out, 1);
+}
+
+#define UNWATCHED __attribute__((no_sanitize_thread))
+
+// Whether nothing stands between an earlier visit and one of thread `now`; in shared memory other blocks were elsewhere.
+static UNWATCHED bool races(const Visit& before, const Visit& now, bool shared) {
+    if (before.thread == 0 || before.thread == now.thread) return false;
+    const unsigned a = before.thread - 1, b = now.thread - 1;
+    if (a / threads != b / threads) return !shared;
+    if (before.barriers != now.barriers) return false;
+    return a % threads / WARP != b % threads / WARP || before.syncs == now.syncs;
+}
+
+static UNWATCHED void visit(char* place, int size, bool writes) {
+    if (!watching) return;
+    Visits* visits = nullptr;
+    const bool shared = place >= __start_cuda_shared && place < __stop_cuda_shared;
+    if (shared) visits = shared_visits + (place - __start_cuda_shared);
+    for (int i = 0; i < n_rooms && !visits; i++)
+        if (place >= rooms[i].data && place < rooms[i].data + rooms[i].bytes)
+            visits = rooms[i].visits + (place - rooms[i].data) / size;
+    if (!visits) return;
+    const unsigned block = blockIdx.y * gridDim.x + blockIdx.x;
+    const Fiber& fiber = fibers[threadIdx.x];
+    const Visit now = {block * threads + threadIdx.x + 1, fiber.barriers, fiber.syncs};
+    if (races(visits->write, now, shared)) fail("a race with a write of another thread");
+    if (writes && (races(visits->read, now, shared) || races(visits->other_read, now, shared)))
+        fail("a race with a read of another thread");
+    if (writes) visits->write = now;
+    else {
+        if (visits->read.thread != now.thread) visits->other_read = visits->read;
+        visits->read = now;
+    }
 }
 
 [[noreturn]] static __attribute__((noinline)) void jump(Place& place) { __builtin_longjmp(place, 1); }
@@ -107,6 +149,7 @@ static bool release(int first, int n, State where) {
 
 static void run_block(bool backwards) {
     if (__start_cuda_shared) memset(__start_cuda_shared, 0xff, __stop_cuda_shared - __start_cuda_shared);
+    for (int i = 0; i < threads; i++) fibers[i].shuffles = fibers[i].barriers = fibers[i].syncs = 0;
     if (plain) {
         for (int i = 0; i < threads; i++) {
             threadIdx.x = backwards ? threads - 1 - i : i;
@@ -114,7 +157,7 @@ static void run_block(bool backwards) {
         }
         return;
     }
-    for (int i = 0; i < threads; i++) fibers[i].state = READY, fibers[i].shuffles = 0;
+    for (int i = 0; i < threads; i++) fibers[i].state = READY;
     const int warps = (threads + WARP - 1) / WARP;
     for (;;) {
         for (int k = 0; k < warps; k++) {
@@ -133,7 +176,15 @@ static void run_block(bool backwards) {
     }
 }
 
-static void block_barrier(int line) { wait(AT_BLOCK, line); }
+static void block_barrier(int line) {
+    wait(AT_BLOCK, line);
+    fibers[current].barriers++;
+}
+
+static void warp_barrier(int line) {
+    wait(AT_WARP, line);
+    fibers[current].syncs++;
+}
 
 template <class T> static T shuffle(unsigned mask, T value, int source, int line) {
     if (mask != 0xffffffffu) fail("a shuffle that leaves lanes of its warp out");
@@ -152,6 +203,15 @@ static void outside(int, siginfo_t* info, void*) {
     fail("read or write of no array at all");
 }
 
+static Visits* no_visits(long long places) {
+    void* made = mmap(nullptr, places * sizeof(Visits), PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (made == MAP_FAILED) fail("no memory to remember visits in");
+    return (Visits*)made;
+}
+
+static long long shared_bytes() { return __start_cuda_shared ? __stop_cuda_shared - __start_cuda_shared : 0; }
+
 // A copy of an array with forbidden memory behind its end, or before its start.
 static Room make_room(char* host, long long bytes, bool at_start) {
     const long long page = sysconf(_SC_PAGESIZE), inside = (bytes + page - 1) / page * page + page;
@@ -162,7 +222,7 @@ static Room make_room(char* host, long long bytes, bool at_start) {
     mprotect(start, inside, PROT_READ | PROT_WRITE);
     memset(start, 0xff, inside);
     memcpy(data, host, bytes);
-    return {host, data, base, bytes, mapped, false};
+    return {host, data, base, bytes, mapped, false, no_visits(bytes + 1)};
 }
 
 static bool untouched(const Room& room) {
@@ -209,6 +269,8 @@ static const char* launch(void (*kernel)(void**), const unsigned* dims, int n, v
     mine.sa_flags = SA_SIGINFO | SA_NODEFER;
     sigaction(SIGSEGV, &mine, &segv);
     sigaction(SIGBUS, &mine, &bus);
+    shared_visits = no_visits(shared_bytes() + 1);
+    watching = true;
     if (_setjmp(out) == 0) {
         const long long blocks = (long long)gridDim.x * gridDim.y, order = dims[3];
         for (long long i = 0; i < blocks; i++) {
@@ -220,20 +282,32 @@ static const char* launch(void (*kernel)(void**), const unsigned* dims, int n, v
     } else {
         for (Fiber& fiber : fibers) fiber.fresh = true;
     }
+    watching = false;
     sigaction(SIGSEGV, &segv, nullptr);
     sigaction(SIGBUS, &bus, nullptr);
+    munmap(shared_visits, (shared_bytes() + 1) * sizeof(Visits));
     for (int k = 0; k < n_rooms; k++) {
         if (!failure[0] && !untouched(rooms[k])) snprintf(failure, sizeof failure, "write beside an array");
         if (!failure[0] && rooms[k].written) memcpy(rooms[k].host, rooms[k].data, rooms[k].bytes);
         munmap(rooms[k].base, rooms[k].mapped);
+        munmap(rooms[k].visits, (rooms[k].bytes + 1) * sizeof(Visits));
     }
     return failure;
 }
 
-static long long shared_bytes() { return __start_cuda_shared ? __stop_cuda_shared - __start_cuda_shared : 0; }
-
 }  // namespace emulation
 
+// what -fsanitize=thread calls, in place of its own library's
+#define WATCHED(name, size, writes) \
+    extern "C" UNWATCHED void __tsan_##name##size(void* place) { emulation::visit((char*)place, size, writes); }
+WATCHED(read, 1, false) WATCHED(read, 2, false) WATCHED(read, 4, false) WATCHED(read, 8, false) WATCHED(read, 16, false)
+WATCHED(write, 1, true) WATCHED(write, 2, true) WATCHED(write, 4, true) WATCHED(write, 8, true) WATCHED(write, 16, true)
+extern "C" void __tsan_read_range(void*, long) {}  // of structs, which no array holds
+extern "C" void __tsan_write_range(void*, long) {}
+extern "C" UNWATCHED void __tsan_init() {}
+extern "C" UNWATCHED void __tsan_func_entry(void*) {}
+extern "C" UNWATCHED void __tsan_func_exit() {}
+
 #define __syncthreads() emulation::block_barrier(__LINE__)
-#define __syncwarp() emulation::wait(emulation::AT_WARP, __LINE__)
+#define __syncwarp() emulation::warp_barrier(__LINE__)
 #define __shfl_xor_sync(mask, value, with) emulation::shuffle(mask, value, emulation::current ^ (with), __LINE__)

@@ -2,7 +2,8 @@
 
 `emulation.hpp` plays the GPU. What is checked before a launch is what CuPy leaves to the caller, and what a GPU would
 answer with a wrong number: every argument's type against the kernel's own, arrays on the device and C-contiguous, and
-the sizes of block and grid.
+the sizes of block and grid. What is found while it runs: reads and writes outside an array, races, and barriers that
+some threads miss.
 """
 
 from __future__ import annotations
@@ -119,7 +120,9 @@ def _parameters(text: str, real: str) -> list[tuple[str, bool, bool]]:
 def _library(code: str, options: tuple[str, ...]) -> ctypes.PyDLL:
     """Compile, or load what was compiled before. It keeps Python's lock, since fibers are no threads."""
     source = code + "".join(map(_launcher, KERNEL.findall(code)))
-    name = hashlib.sha256("\0".join([source, HEADER.read_text(), *options]).encode()).hexdigest()
+    command = [COMPILER, "-x", "c++", "-std=c++17", "-O1", "-w", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", *options]
+    command += ["-fsanitize=thread", "-fno-exceptions", "-nodefaultlibs", "-include", str(HEADER), "-", "-lc", "-lgcc"]
+    name = hashlib.sha256("\0".join([source, HEADER.read_text(), *command]).encode()).hexdigest()
     folder = Path(tempfile.gettempdir(), f"minissl-emulation-{os.getuid()}")
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
@@ -127,8 +130,7 @@ def _library(code: str, options: tuple[str, ...]) -> ctypes.PyDLL:
     path = folder / f"{name[:24]}.so"
     if not path.exists():
         made = path.with_suffix(f".{os.getpid()}")
-        command = [COMPILER, "-x", "c++", "-std=c++17", "-O1", "-w", "-U_FORTIFY_SOURCE", "-fPIC", "-shared", *options]
-        command += ["-include", str(HEADER), "-", "-o", str(made)]
+        command += ["-o", str(made)]
         done = subprocess.run(command, input=source, capture_output=True, text=True, timeout=120)
         if done.returncode:
             raise CompileError(done.stderr)

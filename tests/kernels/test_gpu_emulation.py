@@ -35,7 +35,35 @@ extern "C" __global__ void warp_sums(const real* x, real* sums) {
 }
 extern "C" __global__ void reads(const real* x, long long i, real* y) { y[0] = x[i]; }
 extern "C" __global__ void writes(real* x, long long i) { x[i] = 1; }
-extern "C" __global__ void last_wins(real* x) { x[0] = blockIdx.x; }
+extern "C" __global__ void last_wins(real* x) { if (threadIdx.x == 0) x[0] = blockIdx.x; }
+extern "C" __global__ void adds(real* x) { x[blockIdx.x] += 1; }
+extern "C" __global__ void adds_across_blocks(real* x) { if (threadIdx.x == 0) x[0] += 1; }
+extern "C" __global__ void reads_the_block_before(real* x) {
+    if (threadIdx.x == 0) x[blockIdx.x] = blockIdx.x ? x[blockIdx.x - 1] : 1;
+}
+extern "C" __global__ void neighbours(real* x) {
+    x[threadIdx.x] = 1;
+    __syncwarp();
+    x[threadIdx.x] = 1 + x[threadIdx.x ^ 1];
+}
+extern "C" __global__ void neighbours_in_turn(real* x, real* y) {
+    x[threadIdx.x] = 1;
+    __syncwarp();
+    const real beside = x[threadIdx.x ^ 1];
+    __syncthreads();
+    x[threadIdx.x] = beside + 1;
+    __syncthreads();
+    y[threadIdx.x] = x[63 - threadIdx.x];
+}
+extern "C" __global__ void over_warps(real* x, real* y) {
+    x[threadIdx.x] = 1;
+    __syncwarp();
+    y[threadIdx.x] = x[threadIdx.x ^ 32];
+}
+extern "C" __global__ void after_a_shuffle(real* x, real* y) {
+    x[threadIdx.x] = 1;
+    y[threadIdx.x] = __shfl_xor_sync(0xffffffffu, x[threadIdx.x], 1) + x[threadIdx.x ^ 1];
+}
 extern "C" __global__ void unset(real* x) {
     __shared__ real all[32];
     x[threadIdx.x] = all[threadIdx.x];
@@ -47,13 +75,35 @@ def kernel(name, real="float"):
     return emulation.RawModule(code=SOURCE, options=(f"-DREAL={real}",)).get_function(name)
 
 
-def test_a_barrier_orders_and_its_want_shows():
+def test_a_barrier_orders():
     host = np.arange(50, dtype=np.float32)
-    x, y = move(host), move(host)
+    x, y = move(host), move(np.zeros(64, np.float32))
     kernel("reversed")((1,), (64,), (x, np.int64(50)))
-    kernel("reversed_at_once")((1,), (64,), (y, np.int64(50)))
     np.testing.assert_array_equal(back(x), host[::-1])
-    assert np.isnan(back(y)).any()
+    kernel("neighbours_in_turn")((1,), (64,), (move(np.zeros(64, np.float32)), y))
+    assert (back(y) == 2).all()
+
+
+@pytest.mark.parametrize("order", range(4))
+@pytest.mark.parametrize(
+    ("name", "blocks", "more"),
+    [
+        ("reversed_at_once", 1, np.int64(64)),
+        ("last_wins", 2, None),
+        ("adds", 1, None),
+        ("adds_across_blocks", 2, None),
+        ("reads_the_block_before", 2, None),
+        ("neighbours", 1, None),
+        ("over_warps", 1, np.zeros(64, np.float32)),
+        ("after_a_shuffle", 1, np.zeros(64, np.float32)),
+    ],
+)
+def test_a_race_is_found_also_where_its_result_is_right(monkeypatch, name, blocks, more, order):
+    monkeypatch.setattr(emulation, "order", order)
+    x = move(np.zeros(64, np.float32))
+    with pytest.raises(emulation.LaunchRefused, match=f"{name}: a race with a (read|write) of another thread"):
+        kernel(name)((blocks,), (64,), (x,) if more is None else (x, move(more)))
+    kernel("neighbours_in_turn")((1,), (64,), (x, move(np.zeros(64, np.float32))))  # and the next launch begins afresh
 
 
 def test_shuffles_sum_every_warp_of_every_block():
@@ -76,14 +126,14 @@ def test_a_barrier_that_some_threads_miss_is_found(name):
     kernel("unset")((1,), (32,), (move(np.zeros(32, np.float32)),))  # and the next launch begins afresh
 
 
-def test_what_depends_on_the_order_of_blocks_shows(monkeypatch):
-    winners = set()
+def test_blocks_and_threads_run_in_four_orders(monkeypatch):
+    found = set()
     for order in range(4):
         monkeypatch.setattr(emulation, "order", order)
-        x = move(np.zeros(1, np.float32))
-        kernel("last_wins")((9,), (32,), (x,))
-        winners.add(float(back(x)[0]))
-    assert winners == {0, 8}
+        with pytest.raises(emulation.LaunchRefused, match="race") as refused:
+            kernel("adds")((9,), (32,), (move(np.zeros(9, np.float32)),))
+        found.add(str(refused.value).partition(" in ")[2])
+    assert found == {f"thread {thread} of block ({block}, 0)" for thread in (1, 30) for block in (0, 8)}
 
 
 @pytest.mark.parametrize("i", [5, 4000, 10**7])
