@@ -268,6 +268,8 @@ def test_bench_without_pytorch_says_what_to_install(capsys, monkeypatch):
     assert "pip install 'minissl[parity]'" in refused(capsys, "bench", "--threads", "1,2")
     assert "pip install 'minissl[parity]'" in refused(capsys, "bench", "--all")
     assert "--preset huge" in refused(capsys, "bench", "--all", "--preset", "huge")
+    assert "--threads 99999: expected " in refused(capsys, "bench", "--threads", "1,99999")
+    assert "--threads 99999: expected " in refused(capsys, "bench", "--all", "--threads", "99999")
     assert "--threads 2,2: expected different numbers" in refused(capsys, "bench", "--threads", "2,2")
     assert "'1,x': expected a number" in refused(capsys, "bench", "--threads", "1,x")
     assert "leave the rest out" in refused(capsys, "bench", "--threads", "1,2", "--mae")

@@ -12,6 +12,7 @@ from minissl.errors import InputError
 from minissl.workers import available_cores
 
 WARM_UP = 3
+MOST_A_CORE = 16  # threads: each has a gradient of its own
 LEARNING_RATE = 1e-4
 
 
@@ -47,7 +48,10 @@ def check_rounds(rounds: int, threads: int) -> int:
         raise InputError(
             f"--rounds {rounds}, --threads {threads}: expected 1 round or more, 0 threads (all cores) or more"
         )
-    return threads or available_cores()
+    cores = available_cores()
+    if threads > MOST_A_CORE * cores:
+        raise InputError(f"--threads {threads}: expected {MOST_A_CORE * cores} at most, on {cores} core(s)")
+    return threads or cores
 
 
 def import_torch(threads: int) -> tuple[Any, Any]:
