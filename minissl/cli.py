@@ -262,17 +262,22 @@ def _bench(a: argparse.Namespace) -> int:
         return 0
     if more:
         return _bench_by_threads(a, say)
-    if a.mae:
-        from minissl.bench.mae import compare
-    else:
-        from minissl.bench.inference import compare
+    if a.growth and a.preset:
+        raise InputError("--growth has sizes of its own; leave out --preset")
     if a.mae or a.inference:
+        from minissl.bench import inference, mae
+        from minissl.bench.turns import check_options
+        from minissl.models.bert import PRESETS
+
         if a.out is not None:
             raise InputError(
                 "--out keeps the comparison of BERT's training step; leave it out beside --mae and --inference"
             )
-        for preset in a.preset or ["fashion" if a.mae else "tiny"]:
-            say(compare(preset, a.rounds, threads))
+        presets = a.preset or ["fashion" if a.mae else "tiny"]
+        for preset in presets:
+            check_options(preset, mae.PRESETS if a.mae else PRESETS, a.rounds, threads)
+        for preset in presets:
+            say((mae if a.mae else inference).compare(preset, a.rounds, threads))
         return 0
     if a.growth:
         from minissl.bench import growth
@@ -290,6 +295,8 @@ def _bench_by_threads(a: argparse.Namespace, say: Callable[[str], None]) -> int:
 
     if a.mae or a.growth or a.out is not None:
         raise InputError("--threads with several numbers compares BERT's step and --inference; leave the rest out")
+    for preset in a.preset or ["tiny"]:
+        scaling.check_threads(preset, a.threads, a.rounds)
     for preset in a.preset or ["tiny"]:
         if not a.inference:
             say(scaling.shown(scaling.measure_step(preset, a.threads, a.rounds)))

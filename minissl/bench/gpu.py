@@ -130,6 +130,8 @@ def record(
     require_device("cuda")
     torch, transformers = import_torch(1)
     gpu = Cuda(torch)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     found = []
     for preset, count in settings:
         found.append(measure(preset, count, precision, rounds, gpu, torch, transformers))

@@ -78,12 +78,14 @@ def shown(growths: Growths) -> str:
 
 def record(rounds: int, threads: int, out: Path | None, say: Callable[[str], None]) -> Growths:
     """`measure`, and the numbers with a picture in the folder `out`, where given."""
+    check_rounds(rounds, threads)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
     growths = measure(rounds, threads)
     say(shown(growths))
     if out is not None:
         from minissl.plots.bench import plot_growth
 
-        out.mkdir(parents=True, exist_ok=True)
         write_json(out / NUMBERS, as_json(growths))
         plot_growth({WHAT[one.letter]: (one.values, one.milliseconds) for one in growths.found}, out / PICTURE)
         say(f"{out / NUMBERS}, {out / PICTURE}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 from minissl.bench.conditions import Conditions, Watch, cautions
@@ -70,7 +71,8 @@ def import_torch(threads: int) -> tuple[Any, Any]:
 
 def hold_torch(torch: Any, threads: int) -> None:
     """Hold PyTorch to so many threads. Raises InputError where it takes another number."""
-    torch.set_num_threads(threads)
+    with suppress(ValueError, RuntimeError):  # more than an int holds
+        torch.set_num_threads(threads)
     if torch.get_num_threads() != threads:
         raise InputError(f"PyTorch runs on {torch.get_num_threads()} threads, not {threads}, so nothing was timed")
 
