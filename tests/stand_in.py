@@ -216,6 +216,8 @@ def _function(name: str) -> Any:
     def function(*args: Any, **kwargs: Any) -> Any:
         _check_keywords(name, kwargs)
         CALLS.add(("function", name, len(args), tuple(sorted(kwargs))))
+        if name in _SIZED and isinstance(args[0], ndarray):
+            raise Refused(f"{name}: a size on the device has to come to the host")
         if name in ("concatenate", "stack"):
             args = ([_inside(a, name) for a in args[0]], *args[1:])
             return _outside(inner(*args, **kwargs))
@@ -252,6 +254,8 @@ _FUNCTIONS = (
     "sign", "sqrt", "tanh", "where", "zeros", "zeros_like", "empty_like", "full", "ones", "concatenate", "stack", "dot",
     "matmul", "take_along_axis", "isfinite", "cos", "sin", "broadcast_to", "logical_and", "ascontiguousarray", "sort",
 )  # fmt: skip
+
+_SIZED = ("arange", "empty", "full", "ones", "zeros")
 
 
 def library() -> ModuleType:
