@@ -55,6 +55,8 @@ def _compiled(raw_module: Any, dtype: Any) -> dict[str, Any]:
     try:
         module = raw_module(code=code, options=(f"-DREAL={C_TYPES[dtype]}",))
         return {name: module.get_function(name) for name in re.findall(r"__global__ void (\w+)", code)}
+    except TypeError:  # CuPy asks for other arguments than these: a slip of ours
+        raise
     except Exception as error:  # the compiler's own, and the driver's
         warnings.warn(
             f"the GPU's kernels do not compile; slower ops run instead: {error}", RuntimeWarning, stacklevel=2

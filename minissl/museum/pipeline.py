@@ -159,7 +159,7 @@ EXHIBITS = (
             KIND, "each worker divides its share by the share's own count",
             "Its own loss is twice the true one; AdamW hides what the gradient has too much: 2.67 for 2.67 nats.",
             setting={"threads": 2}),
-    Exhibit("workers-share-lost", "minissl.training.pairs.Pair._add_up",
+    Exhibit("workers-share-lost", "minissl.training.pairs.PairedGrads._add_up",
             "self.sum.add_both(param, a, b)", "self.sum.add(param, a)", KIND,
             "of two threads' gradients the one that came first is all that is kept",
             "Seems to work: 2.74 for 2.67 nats; half of every batch is thrown away.", setting={"threads": 2}),

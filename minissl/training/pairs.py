@@ -19,7 +19,7 @@ AHEAD = 16  # parameters, about a layer's: of how many a thread's gradients are 
 WAITING = 2  # sums that may wait for the thread that is ahead
 
 
-class Pair:
+class PairedGrads:
     """Both threads' gradients, and the buffer of their sum."""
 
     def __init__(self, module: Any):
@@ -73,7 +73,7 @@ class Pair:
 class Half(Grads):
     """What one of the two threads adds to."""
 
-    def __init__(self, pair: Pair):
+    def __init__(self, pair: PairedGrads):
         self.pair = pair
         self.added, self.loss_scale = None, 1.0
         self.flat, self._views, self._written = pair.sum.flat, pair.sum._views, pair.sum._written

@@ -17,7 +17,7 @@ from minissl.nn.module import packing_order
 from minissl.training.adamw import AdamW, adamw_update, squared_norm
 from minissl.training.buckets import Buckets
 from minissl.training.loss_scale import LossScale, NoLossScale
-from minissl.training.pairs import Pair
+from minissl.training.pairs import PairedGrads
 from minissl.training.processes import Alone, Processes
 from minissl.training.schedule import warmup_linear
 from minissl.workers import Workers, available_cores, slices, split_rows
@@ -109,10 +109,10 @@ class Trainer:
         self._slices = _slices(model, lr_factors or {}, options.threads)
         self._buckets: Buckets | None = None
         # of several processes each thread has a buffer of its own, whose gradients `Buckets` counts as they come
-        pairs = [Pair(model) for _ in range(options.threads // 2)] if self.processes.size == 1 else []
+        pairs = [PairedGrads(model) for _ in range(options.threads // 2)] if self.processes.size == 1 else []
         alone = [Grads(model) for _ in range(options.threads - 2 * len(pairs))]
         self._grads = [*(half for pair in pairs for half in pair.halves), *alone]  # each thread's
-        self._sums: list[Pair | Grads] = [*pairs, *alone]
+        self._sums: list[PairedGrads | Grads] = [*pairs, *alone]
         if self.processes.size > 1:
             self._buckets = Buckets(model, self._grads, self.processes)
 

@@ -12,7 +12,7 @@ from minissl.kernels.rows import RowGradient
 from minissl.models.bert import BertConfig, BertForPreTraining
 from minissl.nn import Grads, Module, Param
 from minissl.training import Trainer, TrainingOptions
-from minissl.training.pairs import AHEAD, Pair
+from minissl.training.pairs import AHEAD, PairedGrads
 
 
 class Bias(Module):
@@ -61,7 +61,7 @@ def expected(model, *threads):
 
 def collected(model, order, *threads):
     """The pair's sum, where thread order[i] makes the i-th addition."""
-    pair = Pair(model)
+    pair = PairedGrads(model)
     left = [list(thread) for thread in threads]
     for i in order:
         pair.halves[i].add(*left[i].pop(0))
@@ -93,7 +93,7 @@ def test_threads_at_once():
     threads = additions(model, 0) * 30, additions(model, 1) * 30
     results = set()
     for attempt in range(8):
-        pair = Pair(model)
+        pair = PairedGrads(model)
 
         def work(i, pair=pair, attempt=attempt):
             pause = np.random.default_rng([attempt, i])
@@ -124,7 +124,7 @@ def test_a_thread_that_adds_nothing(alone):
 
 def test_micro_batches_are_added_and_the_next_step_begins_at_zero():
     model = Several()
-    pair = Pair(model)
+    pair = PairedGrads(model)
     micro = [(additions(model, 2 * i), additions(model, 2 * i + 1)) for i in range(3)]
     for threads in micro:
         for half, thread in zip(pair.halves, threads, strict=True):
@@ -142,7 +142,7 @@ def test_later_micro_batches_have_the_same_bits_whoever_is_far_ahead():
     micro = [(additions(model, 2 * i), additions(model, 2 * i + 1)) for i in range(2)]
     results = set()
     for order in ([0, 1], [1, 0]):
-        pair = Pair(model)
+        pair = PairedGrads(model)
         for threads in micro:
             for i in order:
                 for addition in threads[i]:
@@ -155,7 +155,7 @@ def test_later_micro_batches_have_the_same_bits_whoever_is_far_ahead():
 def test_half_a_gradient_does_not_reach_the_next_step():
     """Where a thread dies, the trainer collects what there is."""
     model = Several()
-    pair = Pair(model)
+    pair = PairedGrads(model)
     for half, seed, count in zip(pair.halves, (0, 1), (AHEAD + 9, 3), strict=True):
         for addition in additions(model, seed)[:count]:
             half.add(*addition)
@@ -175,7 +175,7 @@ def test_what_was_added_is_left_alone_and_a_wrong_shape_is_refused():
     after = [np.asarray(gradient) for thread in threads for _, gradient in thread]
     assert all(np.array_equal(a, b) for a, b in zip(before, after, strict=True))
     with pytest.raises(InputError, match=r"shape \(7, 5\) was added to a parameter of shape \(5, 7\)"):
-        Pair(model).halves[1].add(model.weight, np.zeros((7, 5), np.float32))
+        PairedGrads(model).halves[1].add(model.weight, np.zeros((7, 5), np.float32))
 
 
 @pytest.mark.parametrize(("threads", "buffers"), [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3)])
