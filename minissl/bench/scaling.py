@@ -55,7 +55,7 @@ def measure_step(preset: str, threads: Sequence[int], rounds: int) -> Scaling:
             mine = step.training_step(BertForPreTraining(config), batch, number)
             runs["minissl"][number] = stack.enter_context(closing(mine))
             runs["PyTorch"][number] = _on_threads(torch, number, theirs)
-        times = _times(runs, rounds, watch)
+        times = _times(torch, runs, rounds, watch)
     rows, length = step.SHAPES[preset]
     what, agreed = "BERT training step beside an expert's", f"both losses {loss:.4f}"
     return Scaling(what, preset, f"{rows} × {length}", list(threads), agreed, times, watch.conditions)
@@ -81,7 +81,7 @@ def measure_evaluation(preset: str, threads: Sequence[int], rounds: int) -> Scal
     named = {f"{side}, {number} thread(s)": run for side in SIDES for number, run in runs[side].items()}
     agreed = inference.check_outputs(named, f"PyTorch, {threads[0]} thread(s)")
     rows, length = inference.SHAPES[preset]
-    times = _times(runs, rounds, watch)
+    times = _times(torch, runs, rounds, watch)
     return Scaling(
         "BertModel, evaluation",
         preset,
@@ -130,9 +130,11 @@ def _on_threads(torch: Any, threads: int, run: Callable[[], Any]) -> Callable[[]
 
 
 def _times(
-    runs: dict[str, dict[int, Callable[[], Any]]], rounds: int, watch: Watch
+    torch: Any, runs: dict[str, dict[int, Callable[[], Any]]], rounds: int, watch: Watch
 ) -> dict[str, dict[str, list[float]]]:
-    """Seconds of all sides and numbers in turn, in one run."""
-    flat = {(side, number): run for side, of_side in runs.items() for number, run in of_side.items()}
-    times = times_in_turn({f"{side} {number}": run for (side, number), run in flat.items()}, rounds, watch=watch)
+    """Seconds of all sides and numbers in turn, in one run. PyTorch's threads are there before its time begins."""
+    flat = {f"{side} {number}": run for side, of_side in runs.items() for number, run in of_side.items()}
+    some = torch.ones(2**20)  # a sum of so many is shared among the threads
+    prepare = {f"PyTorch {number}": _on_threads(torch, number, some.sum) for number in runs["PyTorch"]}
+    times = times_in_turn(flat, rounds, watch=watch, prepare=prepare)
     return {side: {str(n): times[f"{side} {n}"] for n in of_side} for side, of_side in runs.items()}

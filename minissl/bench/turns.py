@@ -107,17 +107,24 @@ def torch_step(
 
 
 def times_in_turn(
-    runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = WARM_UP, watch: Watch | None = None
-) -> dict[str, list[float]]:
-    """Seconds of each run, A B C A B C …: what else the machine does then meets all of them, and `watch` sees it."""
+    runs: Mapping[str, Callable[[], Any]], rounds: int, warm_up: int = WARM_UP, watch: Watch | None = None,
+    prepare: Mapping[str, Callable[[], Any]] | None = None,
+) -> dict[str, list[float]]:  # fmt: skip
+    """Seconds of each run, A B C A B C …: what else the machine does then meets all of them, and `watch` sees it.
+
+    `prepare` holds what some runs need done before each time, and is not timed.
+    """
     from tqdm import tqdm
 
+    prepare = prepare or {}
     times: dict[str, list[float]] = {name: [] for name in runs}
     numbers = range(warm_up + rounds)
     for number in tqdm(numbers, unit="round", mininterval=0.5, dynamic_ncols=True, leave=False, disable=None):
         if number == warm_up and watch is not None:
             watch.begin()
         for name, run in runs.items():
+            if name in prepare:
+                prepare[name]()
             began = time.perf_counter()
             run()
             if number >= warm_up:

@@ -45,7 +45,7 @@ def test_each_number_of_threads_is_timed_on_both_sides(measure):
     assert {side: {n: len(t) for n, t in of_side.items()} for side, of_side in found.times.items()} == {
         side: {"1": 1, "2": 1} for side in ("minissl", "PyTorch")
     }
-    assert used[-2:] == [1, 2]  # in turn
+    assert used[-4:] == [1, 1, 2, 2]  # in turn, each before its time begins and in it
     assert found.speed_up("minissl")[0] == 1
     lines = scaling.shown(found).splitlines()
     assert [line.split()[0] for line in lines[1:4]] == ["threads", "1", "2"]
