@@ -37,6 +37,7 @@ def test_the_picture_shows_each_preset_and_is_the_same_bytes_again(tmp_path, mon
 
 
 def test_a_record_keeps_every_round(tmp_path, monkeypatch):
+    monkeypatch.setattr(recorder, "import_torch", lambda threads: None)
     monkeypatch.setattr(recorder, "measure", compared)
     said = []
     recorder.record(["tiny", "mini"], 3, 2, tmp_path / "out", said.append)
@@ -51,6 +52,7 @@ def test_a_record_keeps_every_round(tmp_path, monkeypatch):
 
 def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(recorder, "import_torch", lambda threads: None)
     monkeypatch.setattr(recorder, "measure", compared)
     assert len(recorder.record(["tiny"], 3, 2, None, lambda _: None)) == 1
     assert not list(tmp_path.iterdir())
