@@ -6,7 +6,7 @@ import ctypes
 import os
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextvars import ContextVar, copy_context
 from itertools import pairwise
 from threading import Lock
@@ -46,10 +46,16 @@ class Workers:
             self._pool = ThreadPoolExecutor(1)
         if self._pool is None or (count == 1 and meanwhile is None):
             return [copy_context().run(_marked, work, i) for i in range(count)]
-        futures = [self._pool.submit(copy_context().run, _marked, work, i) for i in range(count)]
-        while meanwhile is not None and wait(futures, timeout=BETWEEN_LOOKS).not_done:
-            meanwhile()
-        wait(futures)
+        futures: list[Future[Result]] = []
+        try:
+            for i in range(count):
+                futures.append(self._pool.submit(copy_context().run, _marked, work, i))
+            while meanwhile is not None and wait(futures, timeout=BETWEEN_LOOKS).not_done:
+                meanwhile()
+            wait(futures)
+        except BaseException:  # after Ctrl-C too nobody works on, into the gradients of a later step
+            wait(futures)
+            raise
         return [future.result() for future in futures]
 
     def __enter__(self) -> Self:

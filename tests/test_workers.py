@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -45,6 +46,23 @@ def test_an_error_is_raised_only_when_nobody_works_any_more(workers):
     with pytest.raises(ValueError, match="first share"):
         workers.map(work, 3)
     assert sorted(ended) == [1, 2]
+
+
+def test_an_interrupt_is_raised_only_when_nobody_works_any_more(workers):
+    """Who goes on after Ctrl-C, as in a notebook, must not find an old step's threads at work in the next."""
+    ended = []
+    workers.map(lambda i: time.sleep(0.01), 3)  # the threads are there
+
+    def work(i):
+        if i == 0:
+            time.sleep(0.02)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        time.sleep(0.05)
+        ended.append(i)
+
+    with pytest.raises(KeyboardInterrupt):
+        workers.map(work, 3)
+    assert sorted(ended) == [0, 1, 2]
 
 
 def test_threads_see_the_callers_error_state(workers):
