@@ -101,6 +101,7 @@ class Trainer:
         self.options = options
         self.step = 0
         self.weights = model.pack()
+        self._params = packing_order(model)
         require_precision(options.precision, self.weights)
         self._loss_scale = LossScale() if options.precision == "float16" else NoLossScale()
         xp = array_module(self.weights)
@@ -119,8 +120,11 @@ class Trainer:
     def train_step(self, micro_batches: list[Batch]) -> StepRecord:
         """Do one update from the gradient of all the micro-batches as if they were one batch.
 
-        Raises NonFiniteError, with the weights as they were, where the loss or the gradient is not finite.
+        Raises NonFiniteError, with the weights as they were, where the loss or the gradient is not finite; InputError
+        where the model's weights are no longer in this trainer's buffer, which would learn alone.
         """
+        if any(p.packed is None or p.packed.flat is not self.weights for p in self._params):
+            raise InputError("another trainer, model.to or astype has moved the model's weights; make a new trainer")
         self.step += 1
         try:
             with product_precision(self.options.precision, self.weights):

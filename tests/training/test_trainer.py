@@ -184,6 +184,19 @@ def test_a_step_that_fails_leaves_no_trace(threads):
         np.testing.assert_array_equal(array, expected[name])
 
 
+@pytest.mark.parametrize(
+    "move", [lambda model: Trainer(model, OPTIONS), lambda model: model.astype("float32")], ids=["trainer", "astype"]
+)
+def test_weights_that_were_moved_are_not_trained_in_their_old_place(move):
+    model = bert()
+    trainer = Trainer(model, OPTIONS)
+    trainer.train_step([batch()])
+    move(model)
+    with pytest.raises(InputError, match="has moved the model's weights; make a new trainer"):
+        trainer.train_step([batch()])
+    assert trainer.step == 1
+
+
 def test_state_is_all_that_a_trainer_needs_to_go_on():
     expected, _ = run([batch()], steps=5, dtype="float32", dropout=0.2, threads=2)
     first = Trainer(bert("float32", 0.2), replace(OPTIONS, threads=2))
