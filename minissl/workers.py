@@ -186,9 +186,10 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):  # Windows, macOS, other C libraries
         return
-    m_mmap_threshold, m_trim_threshold = -3, -1
+    m_mmap_threshold, m_trim_threshold, m_arena_max = -3, -1, -8
     mallopt(m_mmap_threshold, 1 << 30)
     mallopt(m_trim_threshold, 1 << 30)
+    mallopt(m_arena_max, 1)  # what one thread frees serves the others too
 
 
 def available_cores() -> int:

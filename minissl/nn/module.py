@@ -24,6 +24,11 @@ class Param:
         if data is not self.data:
             self.data, self.packed = data, None
 
+    @property
+    def place(self) -> Packed | None:
+        """Where in a flat buffer the numbers are, as long as they are there."""
+        return self.packed if self.packed is not None and self.packed.view is self.data else None
+
     def __getstate__(self) -> dict[str, Any]:
         """A copy is packed nowhere: its array is no view of its copy of the flat buffer."""
         return {**vars(self), "packed": None}
@@ -76,9 +81,12 @@ class Module:
     def pack(self) -> Array:
         """Move every parameter into one flat buffer (decayed ones first), which is returned; `data` become views.
 
-        One buffer lets the optimiser, the clipping and a checkpoint each be a single pass.
+        One buffer lets the optimiser, the clipping and a checkpoint each be a single pass. What is packed stays there.
         """
         params = packing_order(self)
+        places = [param.place for param in params]
+        if _neighbours(places) and places[0] and places[0].flat.size == sum(p.data.size for p in params):
+            return places[0].flat
         flat = array_module(params[0].data).concatenate([p.data.reshape(-1) for p in params])
         start = 0
         for param, view in zip(params, _views(flat, params), strict=True):
@@ -154,10 +162,15 @@ class Grads:
 
 def as_one(params: list[Param]) -> Array:
     """The parameters' arrays, one under the other: a view where `Module.pack` made them neighbours, or else a copy."""
-    places = [param.packed for param in params if param.packed and param.packed.view is param.data]
-    if len(places) < len(params) or any(a.flat is not b.flat or a.stop != b.start for a, b in pairwise(places)):
+    first, last = params[0].place, params[-1].place
+    if not first or not last or not _neighbours([param.place for param in params]):
         return array_module(params[0].data).concatenate([param.data for param in params])
-    return places[0].flat[places[0].start : places[-1].stop].reshape(-1, *params[0].data.shape[1:])
+    return first.flat[first.start : last.stop].reshape(-1, *params[0].data.shape[1:])
+
+
+def _neighbours(places: list[Packed | None]) -> bool:
+    """Whether all are in one flat buffer, each where the one before it ends."""
+    return all(places) and all(a and b and a.flat is b.flat and a.stop == b.start for a, b in pairwise(places))
 
 
 def packing_order(module: Module) -> list[Param]:

@@ -121,10 +121,10 @@ class Trainer:
         """Do one update from the gradient of all the micro-batches as if they were one batch.
 
         Raises NonFiniteError, with the weights as they were, where the loss or the gradient is not finite; InputError
-        where the model's weights are no longer in this trainer's buffer, which would learn alone.
+        where the model's weights are no longer in this trainer's buffer.
         """
-        if any(p.packed is None or p.packed.flat is not self.weights for p in self._params):
-            raise InputError("another trainer, model.to or astype has moved the model's weights; make a new trainer")
+        if any(p.place is None or p.place.flat is not self.weights for p in self._params):
+            raise InputError("model.to, astype or an assignment has moved the model's weights; make a new trainer")
         self.step += 1
         try:
             with product_precision(self.options.precision, self.weights):

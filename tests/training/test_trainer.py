@@ -184,9 +184,12 @@ def test_a_step_that_fails_leaves_no_trace(threads):
         np.testing.assert_array_equal(array, expected[name])
 
 
-@pytest.mark.parametrize(
-    "move", [lambda model: Trainer(model, OPTIONS), lambda model: model.astype("float32")], ids=["trainer", "astype"]
-)
+def assign(model):
+    _, param = next(model.named_parameters())
+    param.data = param.data.copy()
+
+
+@pytest.mark.parametrize("move", [lambda model: model.astype("float32"), assign], ids=["astype", "assignment"])
 def test_weights_that_were_moved_are_not_trained_in_their_old_place(move):
     model = bert()
     trainer = Trainer(model, OPTIONS)
@@ -195,6 +198,15 @@ def test_weights_that_were_moved_are_not_trained_in_their_old_place(move):
     with pytest.raises(InputError, match="has moved the model's weights; make a new trainer"):
         trainer.train_step([batch()])
     assert trainer.step == 1
+
+
+def test_two_trainers_train_the_same_weights():
+    model = bert()
+    first, second = Trainer(model, OPTIONS), Trainer(model, OPTIONS)
+    losses = [sum(trainer.train_step([batch()]).losses.values()) for trainer in (first, second, first, second)]
+    assert losses == sorted(losses, reverse=True)
+    assert len(set(losses)) == 4
+    np.testing.assert_array_equal(first.weights, second.weights)
 
 
 def test_state_is_all_that_a_trainer_needs_to_go_on():
