@@ -189,7 +189,7 @@ def keep_freed_memory() -> None:
     m_mmap_threshold, m_trim_threshold, m_arena_max = -3, -1, -8
     mallopt(m_mmap_threshold, 1 << 30)
     mallopt(m_trim_threshold, 1 << 30)
-    mallopt(m_arena_max, 1)  # what one thread frees serves the others too
+    mallopt(m_arena_max, 1)  # no arena beside those that exist: what one thread frees serves others too
 
 
 def available_cores() -> int:
