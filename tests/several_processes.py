@@ -74,5 +74,17 @@ def write(path, threads, device="cpu"):
         np.savez(path, **found, differing=differing, early=EARLY, buckets=ALL)
 
 
+def assert_as_one_process(path):
+    """What several processes wrote is what one gets; before any update to rounding alone."""
+    found = np.load(path)
+    alone, _ = run(1)
+    scale = np.abs(alone["numbers"])
+    assert (np.abs(found["numbers"] - alone["numbers"]) <= 1e-11 * scale).all()
+    assert np.abs(found["numbers"][:3] - alone["numbers"][:3]).max() <= 1e-12 * scale[:3].max()
+    np.testing.assert_allclose(found["weights"], alone["weights"], atol=1e-10)
+    assert found["differing"] == 0, "the processes ended with different weights"
+    assert found["early"].max() > found["buckets"][0] / 2, "no gradient was sent while backward ran"
+
+
 if __name__ == "__main__":
     write(sys.argv[1], int(sys.argv[2]))

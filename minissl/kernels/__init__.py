@@ -16,6 +16,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, NamedTuple
 
 from minissl import ops
@@ -93,6 +94,7 @@ class Fused:
         return cache.backward(dy, cache.cache)
 
 
+@cache
 def chain(first: Op, second: Op) -> Fused:
     """Return second(first(…)) as one; of `second` nothing but the first's result has a gradient."""
 

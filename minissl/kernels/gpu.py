@@ -22,6 +22,7 @@ import numpy as np
 
 from minissl import ops
 from minissl.backend import Array, array_module, bmm
+from minissl.kernels.cpu import MaskedCrossEntropyCache
 from minissl.kernels.products import linear_forward
 from minissl.ops.cross_entropy import check_targets
 from minissl.ops.dropout import LEVELS, DropoutCache, draw_keep, levels_dropped
@@ -356,15 +357,6 @@ def _cross_entropy(logits: Array, bias: Array | None, targets: Array, divisor: i
 def cross_entropy_backward(dy: Array, cache: CrossEntropyCache) -> Array:
     """As `ops.cross_entropy_backward`."""
     return cache.residual * (dy / cache.divisor)
-
-
-class MaskedCrossEntropyCache(NamedTuple):
-    """The inputs, and p - onehot for every masked position."""
-
-    h: Array
-    weight: Array
-    residual: Array
-    divisor: int
 
 
 def masked_cross_entropy_forward(

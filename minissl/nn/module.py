@@ -116,8 +116,7 @@ class Grads:
         Raises InputError for a gradient of another shape, which NumPy would broadcast in silence.
         """
         view, first = self._views[param], param not in self._written
-        if gradient.shape != view.shape:
-            raise InputError(f"a gradient of shape {gradient.shape} was added to a parameter of shape {view.shape}")
+        require_shape(param, gradient)
         self._written.add(param)
         if isinstance(gradient, RowGradient):
             if first:
@@ -158,6 +157,12 @@ class Grads:
                 view[...] = 0
         self._written.clear()
         return self.flat
+
+
+def require_shape(param: Param, gradient: Array | RowGradient) -> None:
+    """Raise InputError for a gradient of another shape than its parameter's."""
+    if gradient.shape != param.data.shape:
+        raise InputError(f"a gradient of shape {gradient.shape} was added to a parameter of shape {param.data.shape}")
 
 
 def as_one(params: list[Param]) -> Array:

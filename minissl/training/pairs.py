@@ -11,9 +11,9 @@ from threading import Lock
 from typing import Any
 
 from minissl.backend import Array
-from minissl.errors import InputError
 from minissl.kernels.rows import RowGradient
 from minissl.nn import Grads, Param
+from minissl.nn.module import require_shape
 
 AHEAD = 16  # parameters, about a layer's: of how many a thread's gradients are kept, in a step's first micro-batch
 WAITING = 2  # sums that may wait for the thread that is ahead
@@ -83,10 +83,7 @@ class Half(Grads):
 
     def add(self, param: Param, gradient: Array | RowGradient) -> None:
         """As `Grads.add`, save that the sum is there once both threads have added and `settle` was called."""
-        if gradient.shape != param.data.shape:
-            raise InputError(
-                f"a gradient of shape {gradient.shape} was added to a parameter of shape {param.data.shape}"
-            )
+        require_shape(param, gradient)
         if isinstance(gradient, RowGradient):
             self._later.append((param, gradient))
             return

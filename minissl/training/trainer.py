@@ -108,14 +108,12 @@ class Trainer:
         self.mean, self.square = xp.zeros_like(self.weights), xp.zeros_like(self.weights)
         self.workers = Workers(options.threads)
         self._slices = _slices(model, lr_factors or {}, options.threads)
-        self._buckets: Buckets | None = None
         # of several processes each thread has a buffer of its own, whose gradients `Buckets` counts as they come
         pairs = [PairedGrads(model) for _ in range(options.threads // 2)] if self.processes.size == 1 else []
         alone = [Grads(model) for _ in range(options.threads - 2 * len(pairs))]
         self._grads = [*(half for pair in pairs for half in pair.halves), *alone]  # each thread's
         self._sums: list[PairedGrads | Grads] = [*pairs, *alone]
-        if self.processes.size > 1:
-            self._buckets = Buckets(model, self._grads, self.processes)
+        self._buckets = Buckets(model, self._grads, self.processes) if self.processes.size > 1 else None
 
     def train_step(self, micro_batches: list[Batch]) -> StepRecord:
         """Do one update from the gradient of all the micro-batches as if they were one batch.
